@@ -1,0 +1,63 @@
+//! What must hold after every event. Cheap parts run in every debug build, all of it in tests.
+
+use super::Engine;
+use super::picker::State;
+use crate::units::ContentKey;
+
+impl Engine {
+    /// Asserts what costs little.
+    #[cfg(debug_assertions)]
+    pub(super) fn check_cheaply(&self) {
+        debug_assert!(self.choker.held <= self.slots(), "more slots are held than there are");
+        debug_assert!(self.fickle.is_empty(), "somebody is not told of our interest");
+    }
+
+    /// Counts everything afresh and compares. An error names what is wrong; it is a bug of the engine.
+    pub fn check_invariants(&self) -> Result<(), String> {
+        let want = |ok: bool, what: &str| if ok { Ok(()) } else { Err(what.to_string()) };
+        self.check_slots()?;
+        self.check_uploads()?;
+        want(self.peers.len() <= self.cfg.max_peers, "too many peers")?;
+        want(self.ledger.len() <= self.cfg.ledger_cap.max(16), "ledger too long")?;
+        for (key, c) in &self.contents {
+            c.picker.check()?;
+            c.nodes.check()?;
+            want(c.swarm.len() <= self.cfg.max_neighbours, "too many neighbours")?;
+            let seeds = c.swarm.values().filter(|n| n.complete).count() as u32;
+            want(seeds == c.picker.seeds(), "seeds miscounted")?;
+            for i in 0..c.picker.len() {
+                let copies = c.swarm.values().filter(|n| n.has(i)).count() as u32;
+                want(copies == c.picker.copies(i), "copies of a chunk miscounted")?;
+                let asks = self.peers.values().flat_map(|p| &p.pipeline.asks);
+                let asks = asks.filter(|a| !a.cancelled && a.content == *key && a.chunk == i).count();
+                want(asks == usize::from(c.picker.asks(i)), "a request is lost or counted twice")?;
+                let state = c.picker.state(i);
+                want(asks == 0 || state == Some(State::Asked), "what is here is still asked for")?;
+                let most = usize::from(self.cfg.endgame_copies.max(1));
+                want(asks <= most, "a chunk is asked of too many")?;
+            }
+            for (peer, n) in &c.swarm {
+                let p = self.peers.get(peer).ok_or("a neighbour that is no peer")?;
+                want(p.contents.contains(key), "a neighbour that does not know")?;
+                want(!n.complete || n.have.is_empty(), "a complete neighbour with a list")?;
+                if !n.complete {
+                    let offers = n.have.iter().filter(|i| c.picker.is_missing(i.get())).count();
+                    want(offers == n.offers as usize, "offers miscounted")?;
+                    let lacks = c.picker.held().iter().filter(|i| !n.have.contains(*i)).count();
+                    want(lacks == n.lacks as usize, "lacks miscounted")?;
+                }
+                let interested = c.wants() && (!c.whole || n.offers(&c.picker) > 0);
+                want(n.told == Some(interested), "a neighbour has a wrong idea of our interest")?;
+            }
+        }
+        for (peer, p) in &self.peers {
+            want(p.pipeline.check(), "pipeline miscounted")?;
+            let interested = |k: &&ContentKey| {
+                self.contents.get(k).and_then(|c| c.swarm.get(peer)).is_some_and(|n| n.interested)
+            };
+            let interests = p.contents.iter().filter(interested).count();
+            want(interests == p.interests as usize, "interests miscounted")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,158 @@
+//! What an idle peer does while everything that it has is asked of others already.
+//!
+//! A request that waits in line behind others is taken over: cancelled there, made here. In the endgame
+//! proper (nothing is open any more) a chunk that should have begun is asked for a second time as well,
+//! if that promises to be sooner; the loser is cancelled when the winner arrives. Thereby no slow peer
+//! holds a chunk hostage.
+
+use std::time::Duration;
+
+use super::Engine;
+use super::state::Peer;
+use crate::units::{ContentKey, PeerKey, Time};
+
+/// What a takeover must win, beyond its own costs.
+const GAIN: Duration = Duration::from_millis(100);
+/// What is assumed of a peer that has not delivered yet.
+const GUESS: Duration = Duration::from_secs(1);
+/// Between looks for something to take over.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Chunks at the head of a streaming window that are looked at for being late.
+const URGENT: usize = 8;
+
+/// A request at another peer.
+struct Candidate {
+    peer: PeerKey,
+    content: ContentKey,
+    chunk: u32,
+    /// It waits behind others there.
+    in_line: bool,
+    /// How much later it is expected than from the idle peer.
+    gain: Duration,
+}
+
+/// How long `bytes` take at this peer, after what it already has to send.
+pub(super) fn expected(p: &Peer, now: Time, bytes: u64) -> Duration {
+    match p.down_rate.per_second(now) {
+        0 => GUESS,
+        rate => Duration::from_nanos(
+            u64::try_from(u128::from(bytes) * 1_000_000_000 / u128::from(rate)).unwrap_or(u64::MAX),
+        ),
+    }
+}
+
+impl Engine {
+    /// A chunk that this peer, whose pipeline has room, is to be asked for although others are.
+    pub(super) fn take_over(&mut self, idle: PeerKey) -> Option<(ContentKey, u32)> {
+        let now = self.now;
+        let p = self.peers.get_mut(&idle)?;
+        if p.pipeline.live() > 1 || now < p.look_at {
+            return None;
+        }
+        p.look_at = now + PAUSE;
+        let limited = p.down.wait(now).is_some() || self.limits_down.wait(now).is_some();
+        if limited {
+            return None;
+        }
+        let best = self.best_candidate(idle)?;
+        if best.in_line {
+            self.cancel_at(best.peer, best.content, &[best.chunk]);
+        }
+        Some((best.content, best.chunk))
+    }
+
+    /// A chunk of a streaming window that would come too late from where it was asked, and sooner from
+    /// this peer. One slow peer does not stall the reader.
+    pub(super) fn take_urgent(&mut self, peer: PeerKey) -> Option<(ContentKey, u32)> {
+        let now = self.now;
+        let p = self.peers.get(&peer)?;
+        for key in &p.contents {
+            let Some(content) = self.contents.get(key).filter(|c| c.wants() && c.picker.asked() > 0) else {
+                continue;
+            };
+            let Some(me) = content.swarm.get(&peer) else { continue };
+            let late = content.picker.window().take(URGENT).filter(|c| {
+                let asks = content.picker.asks(*c);
+                asks > 0
+                    && asks < self.cfg.endgame_copies
+                    && me.has(*c)
+                    && p.pipeline.position(*key, *c).is_none()
+            });
+            for c in late {
+                let Some(due) = content.picker.due(c) else { continue };
+                let there = self.soonest(*key, c)?;
+                let bytes = u64::from(content.len_of(c));
+                let here = expected(p, now, p.pipeline.live_bytes() + bytes) + p.rtt_or_zero();
+                if now + there > due && here + here / 2 + GAIN < there {
+                    return Some((*key, c));
+                }
+            }
+        }
+        None
+    }
+
+    /// How long until a chunk comes from where it is asked.
+    fn soonest(&self, key: ContentKey, c: u32) -> Option<Duration> {
+        let content = self.contents.get(&key)?;
+        let at = |q: &PeerKey| {
+            let q = self.peers.get(q)?;
+            let i = q.pipeline.position(key, c).filter(|i| !q.pipeline.asks[*i].cancelled)?;
+            let live = q.pipeline.asks[..=i].iter().filter(|a| !a.cancelled);
+            Some(self.until(q, live.map(|a| u64::from(a.bytes)).sum(), q.pipeline.asks[i].at))
+        };
+        content.swarm.keys().filter_map(at).min()
+    }
+
+    /// How long until a peer has sent what it has in line; the last of it was asked for at `asked`.
+    fn until(&self, q: &Peer, ahead: u64, asked: Time) -> Duration {
+        let since = self.now.since(q.pipeline.chunk_at.max(asked));
+        match q.down_rate.per_second(self.now) {
+            0 => GUESS + since,
+            // Who is overdue will be so for as long again as it has been, or half.
+            _ => expected(q, self.now, ahead).saturating_sub(since).max(since / 2),
+        }
+    }
+
+    fn best_candidate(&self, idle: PeerKey) -> Option<Candidate> {
+        let now = self.now;
+        let p = self.peers.get(&idle)?;
+        let mut best: Option<Candidate> = None;
+        for key in &p.contents {
+            let Some(content) = self.contents.get(key).filter(|c| c.wants() && c.picker.asked() > 0) else {
+                continue;
+            };
+            let Some(me) = content.swarm.get(&idle).filter(|n| n.offers(&content.picker) > 0) else {
+                continue;
+            };
+            let endgame = content.picker.open() == 0;
+            for q in content.swarm.keys().filter(|q| **q != idle) {
+                let Some(other) = self.peers.get(q).filter(|q| !q.pipeline.asks.is_empty()) else { continue };
+                let mut ahead = 0u64;
+                let mut place = 0;
+                for a in other.pipeline.asks.iter().filter(|a| !a.cancelled) {
+                    ahead += u64::from(a.bytes);
+                    place += 1;
+                    if a.content != *key || !me.has(a.chunk) || p.pipeline.position(*key, a.chunk).is_some() {
+                        continue;
+                    }
+                    let in_line = place > 1 || a.overtaken;
+                    if !in_line && !(endgame && content.picker.asks(a.chunk) < self.cfg.endgame_copies) {
+                        continue;
+                    }
+                    if in_line && p.pipeline.live() > 0 && !endgame {
+                        continue;
+                    }
+                    let there = self.until(other, ahead, a.at);
+                    let here =
+                        expected(p, now, p.pipeline.live_bytes() + u64::from(a.bytes)) + p.rtt_or_zero();
+                    let gain = there.saturating_sub(here + here / 2 + GAIN);
+                    if gain > best.as_ref().map_or(Duration::ZERO, |b| b.gain) {
+                        best = Some(Candidate { peer: *q, content: *key, chunk: a.chunk, in_line, gain });
+                    }
+                }
+            }
+        }
+        best
+    }
+}

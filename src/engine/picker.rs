@@ -1,0 +1,688 @@
+//! Which chunk to ask a peer for: rarest first, at random among equals.
+//!
+//! Every chunk that may be asked for (*open*: wanted, not held, not asked, not arriving) sits in one
+//! bucket, by priority and by how many neighbours hold it. A change moves it by `swap_remove` and
+//! `push`, so an update costs O(1) and a pick looks at the rarest bucket first. Neighbours that have
+//! everything are not counted chunk by chunk: `seeds` stands for them all.
+//!
+//! A pick that has looked at [`SCAN`] chunks which the peer lacks makes a [`Shelf`] for that peer: up to
+//! [`SHELF`] of the rarest chunks that it has, found in one pass and used up one by one. When the pass
+//! found fewer than that, the shelf has all there are, and is kept so by additions.
+
+use std::time::Duration;
+
+use super::rng::Rng;
+use crate::bitfield::Bitfield;
+use crate::units::{ChunkIndex, ChunkRange, Time};
+
+/// Chunks looked at in vain before a shelf is made.
+const SCAN: u32 = 512;
+/// Chunks on a shelf.
+const SHELF: usize = 64;
+/// Chunks of a streaming window that are looked at.
+const WINDOW: u32 = 512;
+const NOWHERE: u32 = u32::MAX;
+
+/// What became of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Missing,
+    /// At least one request for it is unanswered.
+    Asked,
+    /// With the store, being verified and written.
+    Arrived,
+    /// Verified, yet the disk was full: wanted again once the content is resumed.
+    Withheld,
+    Held,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    /// Where it is in its bucket, if it is open.
+    at: u32,
+    /// Neighbours that have it, those that have everything not counted.
+    seen: u16,
+    /// How often we sent it.
+    sent: u16,
+    priority: u8,
+    state: State,
+    /// Requests for it that are unanswered and not cancelled.
+    asks: u8,
+}
+
+#[derive(Clone, Debug)]
+struct Level {
+    priority: u8,
+    /// By `seen`.
+    buckets: Vec<Vec<u32>>,
+    open: u32,
+}
+
+/// Chunks that are needed in this order, each within `per_chunk` of the one before.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    next: u32,
+    end: u32,
+    /// When the chunk `next` is needed.
+    due: Time,
+    per_chunk: Duration,
+}
+
+/// The chunks that one neighbour could be asked for, while the buckets hold too many that it lacks.
+#[derive(Clone, Debug, Default)]
+pub enum Shelf {
+    /// Look into the buckets.
+    #[default]
+    None,
+    /// Some of what it has; look again when these are used up.
+    Some(Vec<u32>),
+    /// Everything open that it has.
+    All(Vec<u32>),
+}
+
+/// What a pick needs to know of the neighbour.
+pub struct Asked<'a> {
+    pub have: &'a Bitfield,
+    pub complete: bool,
+    pub shelf: &'a mut Shelf,
+}
+
+impl Asked<'_> {
+    fn has(&self, c: u32) -> bool {
+        self.complete || ChunkIndex::new(c).is_some_and(|i| self.have.contains(i))
+    }
+}
+
+/// All chunks of one content.
+#[derive(Clone, Debug, Default)]
+pub struct Picker {
+    slots: Vec<Slot>,
+    /// By priority, the highest first; priority 0 has none.
+    levels: Vec<Level>,
+    held: Bitfield,
+    want: bool,
+    seeds: u32,
+    missing: u32,
+    asked: u32,
+    arrived: u32,
+    open: u32,
+    withheld: Vec<u32>,
+    window: Option<Window>,
+}
+
+impl Picker {
+    pub fn new(want: bool) -> Picker {
+        Picker { want, ..Picker::default() }
+    }
+
+    /// Chunks that are known.
+    pub fn len(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    pub fn held(&self) -> &Bitfield {
+        &self.held
+    }
+
+    pub fn wants(&self) -> bool {
+        self.want
+    }
+
+    /// Chunks that are wanted and not held.
+    pub fn missing(&self) -> u32 {
+        self.missing
+    }
+
+    /// Chunks with an unanswered request.
+    pub fn asked(&self) -> u32 {
+        self.asked
+    }
+
+    /// Chunks that the store has not answered for.
+    pub fn arrived(&self) -> u32 {
+        self.arrived
+    }
+
+    /// Chunks that could be asked for now if somebody had them.
+    pub fn open(&self) -> u32 {
+        self.open
+    }
+
+    /// Neighbours that have everything.
+    pub fn seeds(&self) -> u32 {
+        self.seeds
+    }
+
+    pub fn set_seeds(&mut self, n: u32) {
+        self.seeds = n;
+    }
+
+    pub fn state(&self, c: u32) -> Option<State> {
+        self.slots.get(c as usize).map(|s| s.state)
+    }
+
+    /// Unanswered requests for a chunk.
+    pub fn asks(&self, c: u32) -> u8 {
+        self.slots.get(c as usize).map_or(0, |s| s.asks)
+    }
+
+    /// Neighbours that have a chunk.
+    pub fn copies(&self, c: u32) -> u32 {
+        self.seeds + self.slots.get(c as usize).map_or(0, |s| u32::from(s.seen))
+    }
+
+    /// Whether some open chunk is with nobody that we know.
+    pub fn starved(&self) -> bool {
+        self.seeds == 0 && self.levels.iter().any(|l| l.buckets.first().is_some_and(|b| !b.is_empty()))
+    }
+
+    /// How far a chunk has spread for all we know: sent by us, or seen at a neighbour that lacks others.
+    pub fn spread(&self, c: u32) -> u32 {
+        self.slots.get(c as usize).map_or(0, |s| u32::from(s.sent.max(s.seen)))
+    }
+
+    pub fn is_wanted(&self, c: u32) -> bool {
+        self.want && self.slots.get(c as usize).is_some_and(|s| s.priority > 0)
+    }
+
+    /// Wanted and not held: what makes a neighbour that has it interesting.
+    pub fn is_missing(&self, c: u32) -> bool {
+        self.is_wanted(c) && self.state(c) != Some(State::Held)
+    }
+
+    pub fn is_open(&self, c: u32) -> bool {
+        self.slots.get(c as usize).is_some_and(|s| s.at != NOWHERE)
+    }
+
+    /// `n` more chunks are known.
+    pub fn grow(&mut self, n: u32) {
+        let from = self.len();
+        let slot = Slot { at: NOWHERE, seen: 0, sent: 0, priority: 1, state: State::Missing, asks: 0 };
+        self.slots.resize((from + n) as usize, slot);
+        if self.want {
+            self.missing += n;
+            (from..from + n).for_each(|c| self.enter(c));
+        }
+    }
+
+    pub fn set_want(&mut self, want: bool) {
+        if self.want != want {
+            for c in 0..self.len() {
+                self.change(c, |_| (), Some(want));
+            }
+            self.want = want;
+        }
+    }
+
+    pub fn set_priority(&mut self, range: ChunkRange, level: u8) {
+        for c in range.start()..range.end().min(self.len()) {
+            self.change(c, |s| s.priority = level, None);
+        }
+    }
+
+    /// Replaces the streaming window.
+    pub fn set_window(&mut self, now: Time, start: u32, count: u32, per_chunk: Duration) {
+        let end = start.saturating_add(count);
+        self.window = (count > 0).then_some(Window { next: start, end, due: now + per_chunk, per_chunk });
+    }
+
+    /// When a chunk of the streaming window is needed.
+    pub fn due(&self, c: u32) -> Option<Time> {
+        let w = self.window.filter(|w| (w.next..w.end).contains(&c))?;
+        Some(w.due + w.per_chunk.saturating_mul(c - w.next))
+    }
+
+    /// The open or asked chunks of the streaming window, in order.
+    pub fn window(&self) -> impl Iterator<Item = u32> + '_ {
+        let (from, to) = self.window.map_or((0, 0), |w| (w.next, w.end.min(self.len())));
+        (from..to.min(from.saturating_add(WINDOW))).filter(|c| self.is_missing(*c))
+    }
+
+    /// A neighbour got a chunk.
+    pub fn seen(&mut self, c: u32) {
+        self.change(c, |s| s.seen = s.seen.saturating_add(1), None);
+    }
+
+    /// A neighbour that had a chunk is gone, or lost it.
+    pub fn unseen(&mut self, c: u32) {
+        self.change(c, |s| s.seen = s.seen.saturating_sub(1), None);
+    }
+
+    pub fn count_sent(&mut self, c: u32) {
+        if let Some(s) = self.slots.get_mut(c as usize) {
+            s.sent = s.sent.saturating_add(1);
+        }
+    }
+
+    /// One more request is out.
+    pub fn ask(&mut self, c: u32) {
+        self.change(
+            c,
+            |s| {
+                s.asks = s.asks.saturating_add(1);
+                if s.state == State::Missing {
+                    s.state = State::Asked;
+                }
+            },
+            None,
+        );
+    }
+
+    /// One request fewer is out; true if the chunk is open again by that.
+    pub fn unask(&mut self, c: u32) -> bool {
+        let was = self.is_open(c);
+        self.change(
+            c,
+            |s| {
+                s.asks = s.asks.saturating_sub(1);
+                if s.state == State::Asked && s.asks == 0 {
+                    s.state = State::Missing;
+                }
+            },
+            None,
+        );
+        !was && self.is_open(c)
+    }
+
+    /// Sets the state of a chunk: `Arrived`, `Held`, `Withheld`, or `Missing`, which becomes `Asked` if
+    /// requests for it are out. False if it does not exist or was so already.
+    pub fn set(&mut self, c: u32, state: State) -> bool {
+        let Some(s) = self.slots.get(c as usize) else { return false };
+        let state = if state == State::Missing && s.asks > 0 { State::Asked } else { state };
+        if s.state == state {
+            return false;
+        }
+        if state == State::Withheld {
+            self.withheld.push(c);
+        }
+        self.change(c, |s| s.state = state, None);
+        self.move_window(c);
+        true
+    }
+
+    /// What was withheld is wanted again.
+    pub fn resume(&mut self) {
+        for c in std::mem::take(&mut self.withheld) {
+            if self.state(c) == Some(State::Withheld) {
+                self.set(c, State::Missing);
+            }
+        }
+    }
+
+    /// The window begins behind what is held.
+    fn move_window(&mut self, c: u32) {
+        let Some(mut w) = self.window.filter(|w| w.next == c) else { return };
+        while w.next < w.end && self.state(w.next) == Some(State::Held) {
+            (w.next, w.due) = (w.next + 1, w.due + w.per_chunk);
+        }
+        self.window = (w.next < w.end).then_some(w);
+    }
+
+    /// Changes a slot and puts everything that is derived from it right.
+    fn change(&mut self, c: u32, f: impl FnOnce(&mut Slot), want: Option<bool>) {
+        let Some(old) = self.slots.get(c as usize).copied() else { return };
+        let mut new = old;
+        f(&mut new);
+        let wanted = |s: &Slot, want: bool| want && s.priority > 0;
+        let missing = |s: &Slot, want| u32::from(wanted(s, want) && s.state != State::Held);
+        let open = |s: &Slot, want| wanted(s, want) && s.state == State::Missing;
+        let then = want.unwrap_or(self.want);
+        self.missing = self.missing - missing(&old, self.want) + missing(&new, then);
+        let count = |s: &Slot, state| u32::from(s.state == state);
+        self.asked = self.asked - count(&old, State::Asked) + count(&new, State::Asked);
+        self.arrived = self.arrived - count(&old, State::Arrived) + count(&new, State::Arrived);
+        if let Some(i) = ChunkIndex::new(c).filter(|_| old.state != new.state) {
+            if new.state == State::Held {
+                self.held.insert(i);
+            } else if old.state == State::Held {
+                self.held.remove(i);
+            }
+        }
+        let place = |s: &Slot, want| open(s, want).then_some((s.priority, s.seen));
+        let (from, to) = (place(&old, self.want), place(&new, then));
+        if from == to {
+            self.slots[c as usize] = new;
+            return;
+        }
+        if from.is_some() {
+            self.leave(c);
+            new.at = NOWHERE;
+        }
+        self.slots[c as usize] = new;
+        if to.is_some() {
+            self.enter(c);
+        }
+    }
+
+    fn enter(&mut self, c: u32) {
+        let s = self.slots[c as usize];
+        let by = |l: &Level| std::cmp::Reverse(l.priority);
+        let at = match self.levels.binary_search_by_key(&std::cmp::Reverse(s.priority), by) {
+            Ok(at) => at,
+            Err(at) => {
+                self.levels.insert(at, Level { priority: s.priority, buckets: Vec::new(), open: 0 });
+                at
+            }
+        };
+        let level = &mut self.levels[at];
+        if level.buckets.len() <= usize::from(s.seen) {
+            level.buckets.resize(usize::from(s.seen) + 1, Vec::new());
+        }
+        let bucket = &mut level.buckets[usize::from(s.seen)];
+        self.slots[c as usize].at = bucket.len() as u32;
+        bucket.push(c);
+        level.open += 1;
+        self.open += 1;
+    }
+
+    fn leave(&mut self, c: u32) {
+        let s = self.slots[c as usize];
+        // An open chunk is in the bucket that its slot names: `enter` put it there.
+        let Some(level) = self.levels.iter_mut().find(|l| l.priority == s.priority) else { return };
+        let bucket = &mut level.buckets[usize::from(s.seen)];
+        bucket.swap_remove(s.at as usize);
+        if let Some(moved) = bucket.get(s.at as usize) {
+            self.slots[*moved as usize].at = s.at;
+        }
+        if bucket.is_empty() && bucket.capacity() > 64 {
+            *bucket = Vec::new();
+        }
+        level.open -= 1;
+        self.open -= 1;
+        self.slots[c as usize].at = NOWHERE;
+    }
+
+    /// A chunk to ask this neighbour for; `skip` names those that it must not be asked for again now.
+    /// `first`: any chunk rather than the rarest, since nothing is held and something is needed to trade.
+    /// `eta`: when it would come; of a streaming window the first that is not needed before, else the first.
+    pub fn pick(
+        &self,
+        rng: &mut Rng,
+        n: &mut Asked,
+        first: bool,
+        eta: Time,
+        skip: impl Fn(u32) -> bool,
+    ) -> Option<u32> {
+        if self.open == 0 {
+            return None;
+        }
+        if self.window.is_some() {
+            let fit = |c: &u32| self.is_open(*c) && n.has(*c) && !skip(*c);
+            let in_time = self.window().filter(fit).find(|c| self.due(*c).is_some_and(|due| due >= eta));
+            if let Some(c) = in_time.or_else(|| self.window().find(fit)) {
+                return Some(c);
+            }
+        }
+        if let Shelf::None = n.shelf {
+            match self.scan(rng, n, first, &skip) {
+                Ok(found) => return found,
+                Err(()) => *n.shelf = self.make_shelf(rng, n),
+            }
+        }
+        let found = self.from_shelf(n.shelf, &skip);
+        if found.is_none() && matches!(n.shelf, Shelf::Some(_)) {
+            *n.shelf = self.make_shelf(rng, n);
+            return self.from_shelf(n.shelf, &skip);
+        }
+        found
+    }
+
+    /// Looks through the buckets; an error after [`SCAN`] chunks in vain.
+    fn scan(
+        &self,
+        rng: &mut Rng,
+        n: &Asked,
+        first: bool,
+        skip: impl Fn(u32) -> bool,
+    ) -> Result<Option<u32>, ()> {
+        let mut budget = SCAN;
+        let lowest = usize::from(!n.complete);
+        for level in self.levels.iter().filter(|l| l.open > 0) {
+            let buckets = level.buckets.get(lowest..).unwrap_or_default();
+            let mut from = 0;
+            if first {
+                let all = buckets.iter().map(|b| b.len() as u32).sum();
+                let mut left = rng.below(all) as usize;
+                from = buckets
+                    .iter()
+                    .position(|b| {
+                        b.len() > left || {
+                            left -= b.len();
+                            false
+                        }
+                    })
+                    .unwrap_or(0);
+            }
+            for k in 0..buckets.len() {
+                let b = &buckets[(from + k) % buckets.len()];
+                let start = rng_start(rng, b.len());
+                for c in b[start..].iter().chain(&b[..start]) {
+                    if n.has(*c) && !skip(*c) {
+                        return Ok(Some(*c));
+                    }
+                    budget -= 1;
+                    if budget == 0 {
+                        return Err(());
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// One pass over everything open, the rarest first.
+    fn make_shelf(&self, rng: &mut Rng, n: &Asked) -> Shelf {
+        let mut shelf = Vec::new();
+        let buckets =
+            self.levels.iter().flat_map(|l| l.buckets.get(usize::from(!n.complete)..).unwrap_or_default());
+        for b in buckets {
+            let start = rng_start(rng, b.len());
+            for c in b[start..].iter().chain(&b[..start]).filter(|c| n.has(**c)) {
+                if shelf.len() == SHELF {
+                    return Shelf::Some(shelf);
+                }
+                shelf.push(*c);
+            }
+        }
+        Shelf::All(shelf)
+    }
+
+    /// Takes the best that is still open off the shelf.
+    fn from_shelf(&self, shelf: &mut Shelf, skip: impl Fn(u32) -> bool) -> Option<u32> {
+        let (Shelf::Some(list) | Shelf::All(list)) = shelf else { return None };
+        list.retain(|c| self.is_open(*c));
+        let rank = |c: u32| self.slots.get(c as usize).map(|s| (std::cmp::Reverse(s.priority), s.seen));
+        let best = (0..list.len()).filter(|i| !skip(list[*i])).min_by_key(|i| rank(list[*i]))?;
+        Some(list.swap_remove(best))
+    }
+
+    /// Whether all that is counted incrementally is what counting afresh gives.
+    pub fn check(&self) -> Result<(), String> {
+        let want = |ok: bool, what: &str| if ok { Ok(()) } else { Err(format!("picker: {what}")) };
+        let count = |f: &dyn Fn(&Slot) -> bool| self.slots.iter().filter(|s| f(s)).count() as u32;
+        let wanted = |s: &Slot| self.want && s.priority > 0;
+        want(self.missing == count(&|s| wanted(s) && s.state != State::Held), "missing")?;
+        want(self.asked == count(&|s| s.state == State::Asked), "asked")?;
+        want(self.arrived == count(&|s| s.state == State::Arrived), "arrived")?;
+        want(self.open == count(&|s| s.at != NOWHERE), "open")?;
+        want(self.open == count(&|s| wanted(s) && s.state == State::Missing), "open chunks")?;
+        want(self.held.len() == count(&|s| s.state == State::Held), "held")?;
+        want(self.slots.iter().all(|s| s.state != State::Missing || s.asks == 0), "asks of a missing chunk")?;
+        want(self.slots.iter().all(|s| s.state != State::Asked || s.asks > 0), "asked without an ask")?;
+        let mut in_buckets = 0;
+        for l in &self.levels {
+            for (seen, b) in l.buckets.iter().enumerate() {
+                in_buckets += b.len();
+                for (at, c) in b.iter().enumerate() {
+                    let s = &self.slots[*c as usize];
+                    let right =
+                        s.at as usize == at && usize::from(s.seen) == seen && s.priority == l.priority;
+                    want(right, "a chunk is in the wrong bucket")?;
+                }
+            }
+        }
+        want(in_buckets == self.open as usize, "bucket sizes")
+    }
+}
+
+impl Shelf {
+    /// A chunk that the neighbour has is open from now on.
+    pub fn add(&mut self, c: u32) {
+        if let Shelf::All(list) = self {
+            if list.len() < 4 * SHELF {
+                list.push(c);
+            } else {
+                *self = Shelf::None;
+            }
+        }
+    }
+}
+
+fn rng_start(rng: &mut Rng, len: usize) -> usize {
+    if len > 1 { rng.below(len as u32) as usize } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::rng::Rng;
+    use proptest::prelude::{any, prop, prop_assert, prop_assert_eq, proptest};
+
+    struct Side {
+        have: Bitfield,
+        complete: bool,
+        shelf: Shelf,
+    }
+
+    impl Side {
+        fn new(have: impl IntoIterator<Item = u32>) -> Side {
+            let have = have.into_iter().filter_map(ChunkIndex::new).collect();
+            Side { have, complete: false, shelf: Shelf::None }
+        }
+
+        fn pick(&mut self, p: &Picker, rng: &mut Rng, first: bool) -> Option<u32> {
+            let mut n = Asked { have: &self.have, complete: self.complete, shelf: &mut self.shelf };
+            p.pick(rng, &mut n, first, Time::ZERO, |_| false)
+        }
+    }
+
+    fn picker(n: u32) -> Picker {
+        let mut p = Picker::new(true);
+        p.grow(n);
+        p
+    }
+
+    #[test]
+    fn the_rarest_that_the_peer_has_comes_first_and_equals_are_drawn_evenly() {
+        let (mut p, mut rng) = (picker(100), Rng::new(1));
+        for c in 0..100 {
+            (0..1 + c / 10).for_each(|_| p.seen(c));
+        }
+        let mut peer = Side::new(30..100);
+        let mut drawn = [0u32; 100];
+        for _ in 0..10_000 {
+            drawn[peer.pick(&p, &mut rng, false).unwrap() as usize] += 1;
+        }
+        assert!(drawn[30..40].iter().all(|n| (800..1_200).contains(n)), "{drawn:?}");
+        assert_eq!(drawn.iter().sum::<u32>(), drawn[30..40].iter().sum::<u32>());
+        let mut spread = [0u32; 100];
+        for _ in 0..10_000 {
+            spread[peer.pick(&p, &mut rng, true).unwrap() as usize] += 1;
+        }
+        assert!(spread[30..].iter().filter(|n| **n > 50).count() > 60, "the first is any: {spread:?}");
+    }
+
+    #[test]
+    fn a_peer_that_lacks_nearly_everything_is_served_from_its_shelf() {
+        let (mut p, mut rng) = (picker(40_000), Rng::new(1));
+        (0..40_000).for_each(|c| p.seen(c));
+        [7u32, 39_990].into_iter().for_each(|c| p.seen(c));
+        let mut peer = Side::new([7, 20_000, 39_990]);
+        let mut got = Vec::new();
+        while let Some(c) = peer.pick(&p, &mut rng, false) {
+            p.ask(c);
+            got.push(c);
+        }
+        assert_eq!(got[0], 20_000, "the rarest of the three");
+        got.sort_unstable();
+        assert_eq!(got, [7, 20_000, 39_990]);
+        assert!(p.unask(7));
+        peer.shelf.add(7);
+        assert_eq!(peer.pick(&p, &mut rng, false), Some(7));
+    }
+
+    #[test]
+    fn priorities_come_before_rarity_and_zero_is_not_wanted() {
+        let (mut p, mut rng) = (picker(30), Rng::new(1));
+        (0..30).for_each(|c| p.seen(c));
+        p.seen(25);
+        p.set_priority(ChunkRange::new(25, 26).unwrap(), 2);
+        p.set_priority(ChunkRange::new(0, 20).unwrap(), 0);
+        let mut peer = Side::new(0..30);
+        assert_eq!(p.missing(), 10);
+        assert_eq!(peer.pick(&p, &mut rng, false), Some(25));
+        p.ask(25);
+        assert!(peer.pick(&p, &mut rng, false).is_some_and(|c| c >= 20));
+    }
+
+    #[test]
+    fn a_window_is_asked_for_in_order_and_late_peers_get_what_is_due_later() {
+        let (mut p, mut rng) = (picker(100), Rng::new(1));
+        (0..100).for_each(|c| p.seen(c));
+        p.set_window(Time::ZERO, 40, 20, Duration::from_secs(1));
+        let mut peer = Side::new(0..100);
+        let mut n = Asked { have: &peer.have, complete: false, shelf: &mut peer.shelf };
+        let at = |s: u64| Time(s * 1_000_000_000);
+        assert_eq!(p.pick(&mut rng, &mut n, true, at(0), |_| false), Some(40));
+        assert_eq!(p.pick(&mut rng, &mut n, true, at(5), |_| false), Some(44), "due after five seconds");
+        assert_eq!(p.pick(&mut rng, &mut n, true, at(500), |_| false), Some(40), "too late for all");
+        p.set(40, State::Held);
+        p.set(41, State::Held);
+        assert_eq!(p.due(42), Some(at(3)));
+        p.set_window(at(9), 0, 0, Duration::ZERO);
+        assert_eq!(p.window().count(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn counts_and_buckets_stay_right(ops in prop::collection::vec((0u8..10, 0u32..60), 1..200)) {
+            let mut p = picker(40);
+            for (op, c) in ops {
+                let range = ChunkRange::new(c, c + 9).unwrap();
+                match op {
+                    0 => p.seen(c),
+                    1 => p.unseen(c),
+                    2 => if p.is_open(c) || p.state(c) == Some(State::Asked) { p.ask(c) },
+                    3 => if p.asks(c) > 0 { p.unask(c); },
+                    4 => if p.asks(c) == 0 { p.set(c, State::Arrived); },
+                    5 => if p.asks(c) == 0 { p.set(c, State::Held); },
+                    6 => { p.set(c, State::Missing); }
+                    7 => p.set_priority(range, (c % 3) as u8),
+                    8 => p.set_want(c % 4 != 0),
+                    _ => p.grow(c % 3),
+                }
+                prop_assert_eq!(p.check(), Ok(()));
+            }
+        }
+
+        #[test]
+        fn a_pick_is_the_rarest_open_chunk_of_the_peer(
+            seen in prop::collection::vec(0u32..5, 60),
+            have in prop::collection::vec(any::<bool>(), 60),
+            gone in prop::collection::vec(any::<bool>(), 60),
+            seed in any::<u64>(),
+        ) {
+            let mut p = picker(60);
+            for c in 0..60u32 {
+                // Whoever has a chunk is counted among those that have it.
+                (0..seen[c as usize] + u32::from(have[c as usize])).for_each(|_| p.seen(c));
+                if gone[c as usize] { p.ask(c); }
+            }
+            let mut peer = Side::new((0..60).filter(|c| have[*c as usize]));
+            let best = (0..60u32).filter(|c| have[*c as usize] && !gone[*c as usize]).map(|c| p.copies(c)).min();
+            let picked = peer.pick(&p, &mut Rng::new(seed), false);
+            prop_assert_eq!(picked.map(|c| p.copies(c)), best);
+            prop_assert!(picked.is_none_or(|c| have[c as usize] && !gone[c as usize]));
+        }
+    }
+}

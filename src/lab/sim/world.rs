@@ -1,0 +1,524 @@
+//! The simulated swarm: what happens when, in virtual time, from one seed.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::calendar::Calendar;
+use super::check::{Ledger, SimError, Step, Trace};
+use super::dag::{Dag, Walk};
+use super::link::Parcel;
+use super::message::Message;
+use super::peer::{Names, Peer};
+use crate::bitfield::Bitfield;
+use crate::engine::Engine;
+use crate::engine::config::{Config, Slots as EngineSlots};
+use crate::engine::event::{ContentEvent, PeerEvent, PeerKind};
+use crate::lab::report::Sample;
+use crate::lab::rng::Rng;
+use crate::lab::scenario::{PeerPlan, Scenario, Slots};
+use crate::units::{ChunkIndex, ChunkRange, ContentKey, Time};
+
+/// The one content of the swarm.
+pub const CONTENT: ContentKey = ContentKey(0);
+/// A peer that vanishes is noticed by its missed pings after this.
+const MISSED_PINGS: Duration = Duration::from_secs(10);
+/// How long the DHT takes to name other peers.
+const DISCOVERY: Duration = Duration::from_millis(500);
+/// Peers that a look-up or a greeting names.
+pub const NAMED: usize = 50;
+/// Without a chunk for this long the swarm is over, or stuck.
+const PATIENCE: Duration = Duration::from_secs(900);
+
+/// What is still to happen.
+#[derive(Debug)]
+pub enum Event {
+    Join(u32),
+    /// Without a goodbye.
+    Vanish(u32),
+    /// Connections are closed properly.
+    Depart(u32),
+    Wake(u32),
+    /// A chunk has left the up-link.
+    UpDone {
+        from: u32,
+        parcel: Parcel,
+    },
+    /// A chunk begins to need the down-link.
+    DownIn {
+        from: u32,
+        parcel: Parcel,
+    },
+    Arrive {
+        from: u32,
+        parcel: Parcel,
+    },
+    Message {
+        from: u32,
+        to: u32,
+        conn: u32,
+        message: Message,
+    },
+    Connected {
+        from: u32,
+        to: u32,
+    },
+    /// `at` notices that its connection is gone.
+    Gone {
+        at: u32,
+        peer: u32,
+        conn: u32,
+    },
+    /// The DHT names peers.
+    Found(u32),
+    /// A slow-loris sends its next byte.
+    Drip {
+        from: u32,
+        to: u32,
+        conn: u32,
+    },
+    Sample,
+}
+
+/// How the links and the engines of a run differ from the scenario's, for experiments.
+pub type Tune<'a> = &'a dyn Fn(&PeerPlan, &mut Config);
+
+/// A swarm between two events.
+pub struct World<'a> {
+    pub scenario: &'a Scenario,
+    pub seed: u64,
+    pub now: Time,
+    pub dag: Dag,
+    pub peers: Vec<Peer>,
+    pub calendar: Calendar<Event>,
+    pub rng: Rng,
+    /// Those that are there.
+    pub here: Vec<u32>,
+    pub ledger: Ledger,
+    pub trace: Trace,
+    pub banned: BTreeSet<u32>,
+    /// For each chunk, how many honest peers that are there hold it.
+    pub copies: Vec<u32>,
+    pub samples: Vec<Sample>,
+    pub last_chunk: Time,
+    pub first_finish: Option<Time>,
+    /// Counted peers that have not finished.
+    pub waiting: u32,
+    pub events: u64,
+    broken: Option<String>,
+    next_conn: u32,
+    checks: usize,
+    sample_every: Duration,
+    /// When a sample was taken last, and how many bytes those that serve had sent by then.
+    sampled: (Time, u64),
+}
+
+impl<'a> World<'a> {
+    pub fn new(scenario: &'a Scenario, seed: u64, sample_every: Duration, tune: Tune) -> World<'a> {
+        let dag = Dag::new(scenario.size, scenario.chunk);
+        let copies = vec![0; dag.chunks() as usize];
+        let mut world = World {
+            scenario,
+            seed,
+            now: Time::ZERO,
+            dag,
+            peers: Vec::new(),
+            calendar: Calendar::default(),
+            rng: Rng::new(seed).fork(1),
+            here: Vec::new(),
+            ledger: Ledger::default(),
+            trace: Trace::default(),
+            banned: BTreeSet::new(),
+            copies,
+            samples: Vec::new(),
+            last_chunk: Time::ZERO,
+            first_finish: None,
+            waiting: 0,
+            events: 0,
+            broken: None,
+            next_conn: 0,
+            checks: 0,
+            sample_every: sample_every.max(Duration::from_millis(1)),
+            sampled: (Time::ZERO, 0),
+        };
+        for plan in scenario.peers(seed) {
+            world.add(plan, tune);
+        }
+        world.calendar.push(Time::ZERO, Event::Sample);
+        world
+    }
+
+    fn add(&mut self, plan: PeerPlan, tune: Tune) {
+        let i = self.peers.len() as u32;
+        self.calendar.push(Time::from_secs_f64(plan.join_s), Event::Join(i));
+        if let Some(leave) = plan.leave_s {
+            self.calendar.push(Time::from_secs_f64(leave.max(plan.join_s)), Event::Vanish(i));
+        }
+        let mut config = Config {
+            slots: match self.scenario.slots {
+                Slots::Auto => EngineSlots::Auto,
+                Slots::Fixed(n) => EngineSlots::Fixed(n.min(1000) as u16),
+            },
+            neighbours: self.scenario.neighbours as usize,
+            max_neighbours: self.scenario.neighbours as usize * 3,
+            ..Config::default()
+        };
+        tune(&plan, &mut config);
+        let engine_seed = self.rng.fork(u64::from(i)).next_u64();
+        let (walk, _) = Walk::start(&self.dag);
+        let names = Names::new(self.rng.fork(u64::from(i)).fork(1).next_u64());
+        let peer = Peer::new(plan, Engine::new(config, engine_seed), walk, names);
+        self.waiting += u32::from(peer.counts());
+        self.peers.push(peer);
+    }
+
+    /// Runs to the end: everybody counted has everything, or nothing more can come.
+    pub fn run(&mut self) -> Result<(), SimError> {
+        let end = Time::from_secs_f64(self.scenario.max_s.min(1e9));
+        while self.waiting > 0 {
+            let Some((at, event)) = self.calendar.pop() else { break };
+            if at > end {
+                break;
+            }
+            self.now = at;
+            self.events += 1;
+            let over = self.happen(event);
+            // Summing everything up costs as much as a few events a connection.
+            let often = 1000.max(self.peers.len() as u64 * 100);
+            if self.events.is_multiple_of(often) {
+                self.check_whole();
+            }
+            self.fail_if_broken()?;
+            if over {
+                break;
+            }
+        }
+        self.check_whole();
+        self.sample();
+        self.fail_if_broken()
+    }
+
+    fn fail_if_broken(&mut self) -> Result<(), SimError> {
+        match self.broken.take() {
+            None => Ok(()),
+            Some(what) => {
+                let at = self.now.as_secs_f64();
+                Err(SimError::Broken { seed: self.seed, at, what, trace: self.trace.to_string() })
+            }
+        }
+    }
+
+    /// An invariant does not hold; the first one is told.
+    pub fn breach(&mut self, what: impl Into<String>) {
+        self.broken.get_or_insert_with(|| what.into());
+    }
+
+    pub fn note(&mut self, who: u32, what: &'static str, other: u32, number: u32) {
+        self.trace.note(Step { at: self.now, who, other, what, number });
+    }
+
+    /// One event; true if it shows that the swarm is over.
+    fn happen(&mut self, event: Event) -> bool {
+        match event {
+            Event::Join(i) => self.join(i),
+            Event::Vanish(i) => self.go(i, MISSED_PINGS),
+            Event::Depart(i) => self.go(i, Duration::ZERO),
+            Event::Wake(i) => self.on_wake(i),
+            Event::UpDone { from, parcel } => self.on_up_done(from, parcel),
+            Event::DownIn { from, parcel } => {
+                let at = self.peers[parcel.to as usize].down.take(self.now, parcel.len);
+                self.calendar.push(at, Event::Arrive { from, parcel });
+            }
+            Event::Arrive { from, parcel } => self.on_arrive(from, parcel),
+            Event::Message { from, to, conn, message } => self.on_message(from, to, conn, message),
+            Event::Connected { from, to } => self.on_connected(from, to),
+            Event::Gone { at, peer, conn } => self.on_gone(at, peer, conn),
+            Event::Found(i) => self.discover(i, self.scenario.neighbours as usize),
+            Event::Drip { from, to, conn } => self.on_drip(from, to, conn),
+            Event::Sample => return self.on_sample(),
+        }
+        false
+    }
+
+    fn join(&mut self, i: u32) {
+        self.note(i, "joins", i, 0);
+        let now = self.now;
+        let has_all = !self.peers[i as usize].plan.role.fetches();
+        let (walk, first) = if has_all {
+            (Walk::complete(&self.dag), super::dag::Step { wanted: vec![], grown: None, complete: true })
+        } else if self.scenario.inner_nodes {
+            Walk::start(&self.dag)
+        } else {
+            let all =
+                super::dag::Step { wanted: vec![], grown: Some((0, self.dag.chunks())), complete: true };
+            (Walk::complete(&self.dag), all)
+        };
+        let chunks = self.dag.chunks();
+        let runs = self.dag.runs(0, chunks);
+        let p = &mut self.peers[i as usize];
+        (p.alive, p.joined, p.walk) = (true, true, walk);
+        p.engine.handle_content(now, CONTENT, ContentEvent::Added { want: !has_all });
+        if has_all {
+            for (count, len) in runs {
+                p.engine.handle_content(now, CONTENT, ContentEvent::Grew { count, len });
+            }
+            p.engine.handle_content(now, CONTENT, ContentEvent::ManifestComplete);
+            if let Some(all) = ChunkRange::new(0, chunks) {
+                p.have.insert_range(all);
+                p.engine.handle_content(now, CONTENT, ContentEvent::Held(all));
+            }
+            if p.plan.role.serves() {
+                self.copies.iter_mut().for_each(|c| *c += 1);
+            }
+        } else {
+            self.learn(i, vec![first]);
+        }
+        self.here.push(i);
+        // A crowd meshes evenly if nobody fills up with the first who came.
+        let neighbours = self.scenario.neighbours as usize;
+        let few = self.peers.len() <= neighbours;
+        self.discover(i, if few { neighbours } else { neighbours.div_ceil(2) });
+        self.calendar.push(now + Duration::from_secs(2), Event::Found(i));
+        self.flush(i);
+    }
+
+    fn go(&mut self, i: u32, noticed_after: Duration) {
+        self.note(i, "goes", i, 0);
+        let p = &mut self.peers[i as usize];
+        if !p.alive {
+            return;
+        }
+        p.alive = false;
+        let conns = p.disconnect_all();
+        for c in conns {
+            self.drop_line(i, c.id);
+            self.ledger.answered += c.asked.len() as u64;
+            let delay = self.delay(i, c.peer);
+            let gone = Event::Gone { at: c.peer, peer: i, conn: c.id };
+            self.calendar.push(self.now + delay + noticed_after, gone);
+        }
+        self.here.retain(|&h| h != i);
+        let p = &self.peers[i as usize];
+        if p.plan.role.serves() {
+            for c in p.have.iter() {
+                self.copies[c.as_usize()] -= 1;
+            }
+        }
+    }
+
+    fn on_wake(&mut self, i: u32) {
+        let now = self.now;
+        let p = &mut self.peers[i as usize];
+        if p.wake != Some(now) || !p.alive {
+            return;
+        }
+        p.wake = None;
+        if p.engine.poll_timeout().is_some_and(|t| t <= now) {
+            p.engine.handle_timeout(now);
+        }
+        self.flush(i);
+    }
+
+    /// Does what the engine of `i` wants, and sets its alarm.
+    pub fn flush(&mut self, i: u32) {
+        while let Some(action) = self.peers[i as usize].engine.poll_action() {
+            self.act(i, action);
+        }
+        let now = self.now;
+        let p = &mut self.peers[i as usize];
+        if let Some(at) = p.engine.poll_timeout()
+            && p.wake.is_none_or(|w| at < w)
+        {
+            p.wake = Some(at.max(now));
+            self.calendar.push(at.max(now), Event::Wake(i));
+        }
+    }
+
+    /// One way, of the two peers' links together.
+    pub fn delay(&self, a: u32, b: u32) -> Duration {
+        let (a, b) = (&self.peers[a as usize].plan, &self.peers[b as usize].plan);
+        Duration::from_secs_f64(a.delay_s + b.delay_s)
+    }
+
+    /// Connects `i` to peers that are there, up to so many.
+    fn discover(&mut self, i: u32, target: usize) {
+        let mut named = Vec::new();
+        for _ in 0..NAMED.min(self.here.len()) {
+            named.push(self.here[self.rng.below(self.here.len())]);
+        }
+        // In a small swarm the DHT names everybody.
+        if self.here.len() <= NAMED {
+            named.clone_from(&self.here);
+            self.rng.shuffle(&mut named);
+        }
+        self.dial(i, &named, target);
+    }
+
+    /// Dials those of `named` that may be dialled, up to so many connections.
+    pub fn dial(&mut self, i: u32, named: &[u32], target: usize) {
+        for &j in named {
+            let p = &mut self.peers[i as usize];
+            if !p.alive || p.degree() >= target {
+                return;
+            }
+            if j == i || p.dialling.contains(&j) || p.conn(j).is_some() || p.banned.contains(&j) {
+                continue;
+            }
+            p.dialling.push(j);
+            // TCP, TLS and the exchange's own streams: a round trip each.
+            let after = self.delay(i, j) * 6;
+            self.calendar.push(self.now + after, Event::Connected { from: i, to: j });
+        }
+    }
+
+    pub fn ask_discovery(&mut self, i: u32) {
+        self.calendar.push(self.now + DISCOVERY, Event::Found(i));
+    }
+
+    fn on_connected(&mut self, from: u32, to: u32) {
+        let target = self.scenario.neighbours as usize;
+        super::peer::take(&mut self.peers[from as usize].dialling, to);
+        let (a, b) = (&self.peers[from as usize], &self.peers[to as usize]);
+        let refused =
+            b.conns.len() >= target && (a.degree() >= target.div_ceil(2) || b.conns.len() >= 2 * target);
+        let banned = a.banned.contains(&to) || b.banned.contains(&from);
+        if !a.alive || !b.alive || a.conn(to).is_some() || banned || refused {
+            return;
+        }
+        self.note(from, "connects to", to, self.next_conn);
+        let rtt = Some(self.delay(from, to) * 2);
+        for (x, y) in [(from, to), (to, from)] {
+            let p = &mut self.peers[x as usize];
+            p.connect(y, self.next_conn, self.now);
+            p.engine.handle_peer(
+                self.now,
+                p.names.key(y),
+                PeerEvent::Connected { kind: PeerKind::Exchange, rtt },
+            );
+        }
+        self.next_conn += 1;
+        self.flush(from);
+        self.flush(to);
+    }
+
+    /// Ends a connection from the side of `i`; both ends learn of it by events.
+    pub fn close(&mut self, i: u32, j: u32) {
+        let Some(conn) = self.peers[i as usize].conn(j).map(|c| c.id) else { return };
+        self.calendar.push(self.now, Event::Gone { at: i, peer: j, conn });
+        self.calendar.push(self.now + self.delay(i, j), Event::Gone { at: j, peer: i, conn });
+    }
+
+    fn on_gone(&mut self, at: u32, peer: u32, conn: u32) {
+        let Some(c) = self.peers[at as usize].disconnect(peer, conn) else { return };
+        self.note(at, "loses", peer, conn);
+        self.drop_line(at, c.id);
+        self.ledger.answered += c.asked.len() as u64;
+        let p = &mut self.peers[at as usize];
+        p.engine.handle_peer(self.now, p.names.key(peer), PeerEvent::Disconnected);
+        self.flush(at);
+    }
+
+    /// Chunks that wait for a connection that is gone leave the line.
+    fn drop_line(&mut self, i: u32, conn: u32) {
+        let bytes = self.peers[i as usize].up.drop_line(conn);
+        self.ledger.under_way -= bytes;
+        self.ledger.lost += bytes;
+    }
+
+    /// The up-link of `i` takes the next chunk if it is idle.
+    pub fn start_up(&mut self, i: u32) {
+        let Some((parcel, took)) = self.peers[i as usize].up.start() else { return };
+        let delay = self.delay(i, parcel.to);
+        let (first, last) = (self.now + delay, self.now + took + delay);
+        let begins = self.peers[parcel.to as usize].down.begins(first, last, parcel.len);
+        self.calendar.push(self.now + took, Event::UpDone { from: i, parcel });
+        self.calendar.push(begins, Event::DownIn { from: i, parcel });
+    }
+
+    fn on_up_done(&mut self, i: u32, parcel: Parcel) {
+        let p = &mut self.peers[i as usize];
+        p.up.done();
+        p.tally.up_bytes += u64::from(parcel.len);
+        let there = p.same_conn(parcel.to, parcel.conn).is_some();
+        if let (true, Some(chunk)) = (there, ChunkIndex::new(parcel.chunk)) {
+            let bytes = u64::from(parcel.len);
+            let to = p.names.key(parcel.to);
+            p.engine.handle_peer(self.now, to, PeerEvent::Sent { content: CONTENT, chunk, bytes });
+        }
+        if p.alive {
+            // The next chunk starts before the engine is asked for more, as a socket would.
+            self.start_up(i);
+            self.flush(i);
+        }
+    }
+
+    fn on_drip(&mut self, from: u32, to: u32, conn: u32) {
+        if self.peers[to as usize].same_conn(from, conn).is_none() {
+            return;
+        }
+        let p = &mut self.peers[to as usize];
+        p.engine.handle_peer(self.now, p.names.key(from), PeerEvent::Receiving { bytes: 1 });
+        self.flush(to);
+        self.calendar.push(self.now + Duration::from_secs(1), Event::Drip { from, to, conn });
+    }
+
+    fn on_sample(&mut self) -> bool {
+        self.sample();
+        self.calendar.push(self.now + self.sample_every, Event::Sample);
+        let joined = self.peers.iter().all(|p| p.joined);
+        let quiet = self.now.since(self.last_chunk) > PATIENCE;
+        if !(joined && quiet) {
+            return false;
+        }
+        let all_there = self.copies.iter().all(|&c| c > 0);
+        let stuck = self.peers.iter().any(|p| p.alive && p.counts() && p.tally.finished.is_none());
+        if all_there && stuck {
+            self.breach("no chunk has come for 900 s, yet every chunk is there and somebody lacks some");
+        }
+        true
+    }
+
+    fn sample(&mut self) {
+        let rarest = self.copies.iter().copied().min().unwrap_or(0);
+        let mean = self.copies.iter().map(|&c| f64::from(c)).sum::<f64>() / self.copies.len().max(1) as f64;
+        let finished = self.peers.iter().filter(|p| p.tally.finished.is_some()).count() as u32;
+        let here = self.here.len() as u32;
+        let serving = self.peers.iter().filter(|p| p.alive && p.plan.role.serves());
+        let (up, sent) = serving.fold((0.0, 0), |(u, s), p| (u + p.plan.up, s + p.tally.up_bytes));
+        let (at, before) = std::mem::replace(&mut self.sampled, (self.now, sent));
+        let could = up * self.now.since(at).as_secs_f64();
+        // Whoever left took its bytes along: what is left then says nothing.
+        let up_busy = if could > 0.0 { sent.saturating_sub(before) as f64 / could } else { 0.0 };
+        self.samples.push(Sample { s: self.now.as_secs_f64(), rarest, mean, finished, here, up_busy });
+    }
+
+    /// What must hold over the whole swarm, and within one engine (each in turn).
+    fn check_whole(&mut self) {
+        let turn = self.checks % self.peers.len().max(1);
+        self.checks += 1;
+        if let Some(Err(what)) = self.peers.get(turn).map(|p| p.engine.check_invariants()) {
+            self.breach(format!("the engine of {turn}: {what}"));
+        }
+        let mut open = 0;
+        let mut held = 0;
+        for p in &self.peers {
+            open += p.conns.iter().map(|c| c.asked.len() as u64).sum::<u64>();
+            if p.plan.role.fetches() && p.joined {
+                held += self.bytes_of(&p.have);
+            }
+        }
+        if let Some(what) = self.ledger.imbalance(open, held) {
+            self.breach(what);
+        }
+    }
+
+    fn bytes_of(&self, have: &Bitfield) -> u64 {
+        let last = self.dag.chunks() - 1;
+        let full = u64::from(have.len()) * u64::from(self.dag.len_of(0));
+        let has_last = ChunkIndex::new(last).is_some_and(|c| have.contains(c));
+        if has_last && last > 0 {
+            full - u64::from(self.dag.len_of(0)) + u64::from(self.dag.len_of(last))
+        } else {
+            full
+        }
+    }
+}

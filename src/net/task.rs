@@ -1,0 +1,360 @@
+//! The task that owns the swarm: commands in, events out.
+//!
+//! It never waits for the node: events queue up in `outbox` (while it is long the swarm is not
+//! polled, so peers wait), and commands are taken all the time. So the two cannot lock each other.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use libp2p::core::transport::ListenerId;
+use libp2p::swarm::{ConnectionId, Swarm, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, identify, mdns, ping};
+use tokio::sync::{mpsc, oneshot};
+
+use super::api::{Command, Event, PeerInfo};
+use super::behaviour::{LAN_KAD, Net, NetEvent, WAN_KAD};
+use super::bootstrap::Bootstrap;
+use super::dht::Dht;
+use super::exchange;
+use super::scope::{Scope, scope_of};
+use super::swarm::split_peer;
+use super::transport::Secured;
+use super::{NetError, dial};
+
+/// Events that wait for the node before the swarm has to wait.
+const OUTBOX: usize = 512;
+/// Listeners must be up within this.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// A wildcard listener's addresses come one by one; the last of them this much after the first.
+const LISTEN_SETTLE: Duration = Duration::from_millis(50);
+/// Addresses of a peer that are kept.
+pub(super) const MAX_ADDRS: usize = 16;
+
+/// What is known of a connected peer.
+#[derive(Debug, Default)]
+struct Known {
+    addrs: Vec<Multiaddr>,
+    agent: String,
+    protocols: Vec<String>,
+    rtt: Option<Duration>,
+    dialed: bool,
+    /// The remote address of each connection.
+    connections: HashMap<ConnectionId, Multiaddr>,
+}
+
+pub struct Task {
+    pub(super) swarm: Swarm<Net>,
+    commands: mpsc::Receiver<Command>,
+    events: mpsc::Sender<Event>,
+    outbox: VecDeque<(Event, Option<oneshot::Sender<()>>)>,
+    secured: Secured,
+    known: HashMap<PeerId, Known>,
+    listeners: HashMap<ListenerId, Result<Vec<Multiaddr>, String>>,
+    /// Dials that the node asked for.
+    pub(super) dials: HashSet<ConnectionId>,
+    pub(super) dht: Dht,
+    bootstrap: Bootstrap,
+}
+
+impl Task {
+    pub fn new(
+        swarm: Swarm<Net>,
+        commands: mpsc::Receiver<Command>,
+        events: mpsc::Sender<Event>,
+        secured: Secured,
+        bootstrap: Vec<(PeerId, Multiaddr)>,
+    ) -> Task {
+        Task {
+            swarm,
+            commands,
+            events,
+            outbox: VecDeque::new(),
+            secured,
+            known: HashMap::new(),
+            listeners: HashMap::new(),
+            dials: HashSet::new(),
+            dht: Dht::default(),
+            bootstrap: Bootstrap::new(bootstrap, Instant::now()),
+        }
+    }
+
+    /// Listens on `addrs` and waits until each has its concrete address.
+    ///
+    /// # Errors
+    /// The first that fails.
+    pub async fn listen(&mut self, addrs: &[Multiaddr]) -> Result<Vec<Multiaddr>, NetError> {
+        let mut ids = Vec::new();
+        for addr in addrs {
+            let bad = |why: String| NetError::Listen { addr: addr.clone(), why };
+            let id = self.swarm.listen_on(addr.clone()).map_err(|e| bad(dial::reason(&e)))?;
+            self.listeners.insert(id, Ok(Vec::new()));
+            ids.push((id, addr));
+        }
+        let deadline = tokio::time::Instant::now() + LISTEN_TIMEOUT;
+        let mut settled = None;
+        loop {
+            let up = |id| self.listeners.get(id).is_some_and(|l| l.as_ref().is_ok_and(|a| !a.is_empty()));
+            if settled.is_none() && ids.iter().all(|(id, _)| up(id)) {
+                let wild = addrs.iter().any(|a| scope_of(a).is_none());
+                let wait = if wild { LISTEN_SETTLE } else { Duration::ZERO };
+                settled = Some(tokio::time::Instant::now() + wait);
+            }
+            for (id, addr) in &ids {
+                if let Some(Err(why)) = self.listeners.get(id) {
+                    return Err(NetError::Listen { addr: (*addr).clone(), why: why.clone() });
+                }
+            }
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(settled.unwrap_or(deadline)) => break,
+                event = self.swarm.select_next_some() => self.on_swarm(event),
+            }
+        }
+        if let Some((_, addr)) = ids
+            .iter()
+            .find(|(id, _)| self.listeners.get(id).is_none_or(|l| l.as_ref().map_or(true, Vec::is_empty)))
+        {
+            return Err(NetError::Listen { addr: (*addr).clone(), why: "no address came up".into() });
+        }
+        Ok(ids.iter().filter_map(|(id, _)| self.listeners.get(id)?.clone().ok()).flatten().collect())
+    }
+
+    /// Runs until [`Command::Shutdown`], or until nobody can send commands any more.
+    pub async fn run(mut self) {
+        let events = self.events.clone();
+        loop {
+            let wake = self.wake();
+            tokio::select! {
+                biased;
+                permit = events.reserve(), if !self.outbox.is_empty() => {
+                    let Ok(permit) = permit else { break };
+                    if let Some((event, announced)) = self.outbox.pop_front() {
+                        permit.send(event);
+                        // A link's tasks wait for this; they may have ended meanwhile.
+                        announced.map(|a| a.send(()).ok());
+                    }
+                }
+                command = self.commands.recv() => match command {
+                    None | Some(Command::Shutdown) => break,
+                    Some(command) => self.on_command(command),
+                },
+                event = self.swarm.select_next_some(), if self.outbox.len() < OUTBOX => {
+                    self.on_swarm(event);
+                }
+                () = tokio::time::sleep_until(wake.into()) => self.on_time(Instant::now()),
+            }
+        }
+    }
+
+    fn wake(&self) -> Instant {
+        let idle = Instant::now() + Duration::from_secs(3_600);
+        [self.dht.wake(), self.bootstrap.wake()].into_iter().flatten().fold(idle, Instant::min)
+    }
+
+    fn on_time(&mut self, now: Instant) {
+        self.announce(now);
+        let swarm = &mut self.swarm;
+        for (peer, addrs) in self.bootstrap.due(now, |p| swarm.is_connected(p)) {
+            dial::quietly(swarm, peer, addrs);
+        }
+    }
+
+    pub(super) fn tell(&mut self, event: Event) {
+        self.outbox.push_back((event, None));
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Dial { peer, addrs } => self.dial(peer, addrs),
+            Command::Disconnect { peer } => {
+                let _ = self.swarm.disconnect_peer_id(peer); // it may be gone already
+            }
+            Command::Ban { peer } => drop(self.swarm.behaviour_mut().banned.block_peer(peer)),
+            Command::FindProviders { query, hash } => self.find_providers(query, &hash),
+            Command::StopQuery { query } => self.stop_query(query),
+            Command::Provide { hash } => self.provide(&hash),
+            Command::StopProviding { hash } => self.stop_providing(&hash),
+            Command::OpenLink { peer } => self.swarm.behaviour_mut().exchange.open(peer),
+            Command::Bootstrap { addr } => match split_peer(&addr) {
+                (addr, Some(peer)) => {
+                    self.bootstrap.add(peer, addr, Instant::now());
+                    self.on_time(Instant::now());
+                }
+                (_, None) => tracing::warn!("{}", NetError::BootstrapWithoutId(addr)),
+            },
+            // Whoever asked may have gone away.
+            Command::Peers { reply } => drop(reply.send(self.peers())),
+            Command::Addresses { reply } => drop(reply.send(self.addresses())),
+            Command::Shutdown => {}
+        }
+    }
+
+    fn peers(&self) -> Vec<PeerInfo> {
+        let text = |a: &[Multiaddr]| a.iter().map(Multiaddr::to_string).collect();
+        let mut all: Vec<_> = self.known.iter().collect();
+        all.sort_by_key(|(peer, _)| **peer);
+        let info = |(peer, k): (&PeerId, &Known)| {
+            let remote: Vec<_> = k.connections.values().cloned().collect();
+            let quic = remote.iter().all(dial::is_quic);
+            PeerInfo {
+                peer: peer.to_string(),
+                addrs: text(if k.addrs.is_empty() { &remote } else { &k.addrs }),
+                agent: k.agent.clone(),
+                protocols: k.protocols.clone(),
+                rtt_ms: k.rtt.map(|r| r.as_secs_f64() * 1e3),
+                dialed: k.dialed,
+                security: if quic { "quic" } else { self.secured.of(peer).unwrap_or("") }.into(),
+            }
+        };
+        all.into_iter().map(info).collect()
+    }
+
+    /// Ours, the farthest-reaching first; loopback ones only if there are no others.
+    fn addresses(&self) -> Vec<Multiaddr> {
+        let id = *self.swarm.local_peer_id();
+        let confirmed = self.swarm.external_addresses().cloned();
+        let mut all: Vec<(Scope, Multiaddr)> = confirmed
+            .chain(self.swarm.listeners().cloned())
+            .filter_map(|a| Some((scope_of(&a)?, a)))
+            .collect();
+        all.sort_by_key(|(scope, _)| std::cmp::Reverse(*scope)); // stable: confirmed ones stay first
+        if all.first().is_some_and(|(s, _)| *s != Scope::Loopback) {
+            all.retain(|(s, _)| *s != Scope::Loopback);
+        }
+        let mut seen = HashSet::new();
+        all.into_iter()
+            .filter(|(_, a)| seen.insert(a.clone()))
+            .filter_map(|(_, a)| a.with_p2p(id).ok())
+            .collect()
+    }
+
+    fn on_swarm(&mut self, event: SwarmEvent<NetEvent>) {
+        match event {
+            SwarmEvent::Behaviour(event) => self.on_behaviour(event),
+            SwarmEvent::NewListenAddr { listener_id, address } => {
+                if let Some(Ok(addrs)) = self.listeners.get_mut(&listener_id) {
+                    addrs.push(address.clone());
+                }
+                self.tell(Event::Listening { addr: address });
+            }
+            SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
+                let why = reason.err().map_or_else(|| "the listener closed".into(), |e| e.to_string());
+                self.listeners.insert(listener_id, Err(why));
+            }
+            SwarmEvent::ListenerError { listener_id, error } => {
+                tracing::debug!("listener {listener_id}: {error}");
+            }
+            SwarmEvent::ConnectionEstablished { peer_id: peer, connection_id, endpoint, .. } => {
+                self.dials.remove(&connection_id);
+                let k = self.known.entry(peer).or_default();
+                let addr = endpoint.get_remote_address().clone();
+                let first = k.connections.is_empty();
+                k.connections.insert(connection_id, addr.clone());
+                if first {
+                    k.dialed = endpoint.is_dialer();
+                    self.tell(Event::Connected { peer, addr, dialed: endpoint.is_dialer() });
+                }
+            }
+            SwarmEvent::ConnectionClosed { peer_id: peer, connection_id, num_established, .. } => {
+                if let Some(k) = self.known.get_mut(&peer) {
+                    k.connections.remove(&connection_id);
+                }
+                if num_established == 0 {
+                    self.known.remove(&peer);
+                    self.secured.forget(&peer);
+                    self.bootstrap.lost(&peer, Instant::now());
+                    self.tell(Event::Disconnected { peer });
+                }
+            }
+            SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
+                self.dial_failed(connection_id, peer_id, &error);
+            }
+            _ => {}
+        }
+    }
+
+    fn on_behaviour(&mut self, event: NetEvent) {
+        match event {
+            NetEvent::Exchange(exchange::Event::Up { peer, link, announced }) => {
+                self.outbox.push_back((Event::LinkUp { peer, link }, Some(announced)));
+            }
+            NetEvent::Exchange(exchange::Event::Down { peer, why }) => {
+                self.tell(Event::LinkDown { peer, why });
+            }
+            NetEvent::Ping(ping::Event { peer, result, .. }) => match result {
+                Ok(rtt) => {
+                    if let Some(k) = self.known.get_mut(&peer) {
+                        k.rtt = Some(rtt);
+                    }
+                    self.tell(Event::Rtt { peer, rtt });
+                }
+                Err(ping::Failure::Timeout) => self.tell(Event::Unresponsive { peer }),
+                Err(_) => {}
+            },
+            NetEvent::Identify(identify::Event::Received { connection_id, peer_id, info }) => {
+                self.identified(peer_id, connection_id, info);
+            }
+            NetEvent::Mdns(mdns::Event::Discovered(found)) => self.discovered(found),
+            NetEvent::Wan(event) => self.on_kad(super::dht::Network::Wan, event),
+            NetEvent::Lan(event) => self.on_kad(super::dht::Network::Lan, event),
+            _ => {}
+        }
+    }
+
+    /// A peer told who it is: its addresses go into the DHTs that it serves and they belong to.
+    fn identified(&mut self, peer: PeerId, connection: ConnectionId, info: identify::Info) {
+        let Some(k) = self.known.get_mut(&peer) else { return };
+        let remote = k.connections.get(&connection).and_then(scope_of);
+        let mut addrs: Vec<Multiaddr> = info
+            .listen_addrs
+            .into_iter()
+            .filter(|a| {
+                let scope = scope_of(a);
+                scope.is_some() && (scope != Some(Scope::Loopback) || remote == scope)
+            })
+            .take(MAX_ADDRS)
+            .collect();
+        addrs.dedup();
+        let has = |p: &str| info.protocols.iter().any(|q| q.as_ref() == p);
+        let exchange = has(exchange::PROTOCOL.as_ref());
+        let bitswap = info.protocols.iter().any(|p| p.as_ref().starts_with("/ipfs/bitswap"));
+        let (wan, lan) = (has(WAN_KAD.as_ref()), has(LAN_KAD.as_ref()));
+        k.addrs.clone_from(&addrs);
+        k.agent = info.agent_version.chars().filter(|c| !c.is_control()).take(128).collect();
+        k.protocols = info.protocols.iter().take(64).map(ToString::to_string).collect();
+        let net = self.swarm.behaviour_mut();
+        if let Some(kad) = net.wan.as_mut().filter(|_| wan) {
+            for a in addrs.iter().filter(|a| kad.may_dial(a)).cloned().collect::<Vec<_>>() {
+                kad.inner.add_address(&peer, a);
+            }
+        }
+        // A public node may serve a local network too, but not ours.
+        if let Some(kad) = net.lan.as_mut().filter(|_| lan && remote != Some(Scope::Global)) {
+            for a in addrs.iter().filter(|a| kad.may_dial(a)).cloned().collect::<Vec<_>>() {
+                kad.inner.add_address(&peer, a);
+            }
+        }
+        self.bootstrap.reached(&peer);
+        self.tell(Event::Identified { peer, exchange, bitswap, addrs });
+    }
+
+    /// mDNS found peers: they enter the local DHT, and the node hears of them.
+    fn discovered(&mut self, found: Vec<(PeerId, Multiaddr)>) {
+        let mut peers: HashMap<PeerId, Vec<Multiaddr>> = HashMap::new();
+        for (peer, addr) in found {
+            let addrs = peers.entry(peer).or_default();
+            if addrs.len() < MAX_ADDRS && scope_of(&addr).is_some_and(|s| s != Scope::Loopback) {
+                addrs.push(split_peer(&addr).0);
+            }
+        }
+        for (peer, addrs) in peers {
+            if let Some(kad) = self.swarm.behaviour_mut().lan.as_mut() {
+                for a in &addrs {
+                    kad.inner.add_address(&peer, a.clone());
+                }
+            }
+            self.tell(Event::LanPeer { peer, addrs });
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! What can be asked of a node, as plain values: the control API sends exactly these as JSON, and the
+//! command line prints them.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::content::manifest::Meta;
+use crate::net::api::PeerInfo;
+
+/// `add` and `share`: one path.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AddRequest {
+    /// Absolute.
+    pub path: PathBuf,
+    /// A profile's name; `v1-256k` if none is given.
+    #[serde(default)]
+    pub profile: Option<String>,
+    #[serde(default)]
+    pub hidden: bool,
+    #[serde(default)]
+    pub preserve_mode: bool,
+    #[serde(default)]
+    pub preserve_mtime: bool,
+    /// Compute the CID and keep nothing.
+    #[serde(default)]
+    pub only_hash: bool,
+}
+
+/// A content of ours, complete: what `add`, `share` and `get` print.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shared {
+    pub cid: String,
+    pub link: String,
+    /// Sum of the files' bytes.
+    pub size: u64,
+    /// Absolute.
+    pub path: PathBuf,
+    /// Entries left out, and why (at most 16 are named).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<String>,
+}
+
+/// `get`: one link.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GetRequest {
+    pub link: String,
+    /// The exact final path, absolute. `None`: the link's name, or the CID, in `folder`.
+    #[serde(default)]
+    pub dest: Option<PathBuf>,
+    /// Absolute.
+    pub folder: PathBuf,
+    #[serde(default)]
+    pub force: bool,
+    /// Multiaddrs to ask first.
+    #[serde(default)]
+    pub peers: Vec<String>,
+    /// Go on serving once complete.
+    #[serde(default)]
+    pub seed: bool,
+    /// Seconds without any progress after which to give up.
+    #[serde(default)]
+    pub timeout: Option<f64>,
+}
+
+/// Where a fetch or an import stands.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Bytes of files done.
+    pub done: u64,
+    /// Bytes in all, as far as known.
+    pub total: Option<u64>,
+    /// Files seen so far.
+    pub files: u64,
+    /// Bytes a second, of the last seconds.
+    pub rate: f64,
+    /// Peers that have something of it.
+    pub peers: u32,
+    /// One line: what it is doing, or waiting for.
+    pub state: String,
+}
+
+/// A line of the answer to a request that takes time.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Line {
+    Progress(Progress),
+    Done(Shared),
+    Verified(Verified),
+    Error(Failure),
+}
+
+/// A request that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// One line, lowercase: the thing, the cause, the way out.
+    pub message: String,
+    /// The request itself was wrong (exit code 2), not its execution (1).
+    #[serde(default)]
+    pub usage: bool,
+}
+
+impl Failure {
+    pub fn usage(message: impl Into<String>) -> Failure {
+        Failure { message: message.into(), usage: true }
+    }
+
+    pub fn failed(message: impl Into<String>) -> Failure {
+        Failure { message: message.into(), usage: false }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Verified {
+    pub cid: String,
+    pub path: PathBuf,
+    pub chunks: u32,
+    pub lost_chunks: u64,
+    /// Files that no longer hold what was shared.
+    pub changed: Vec<PathBuf>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// True if a daemon answered.
+    pub daemon: bool,
+    pub version: String,
+    pub peer_id: String,
+    pub listen: Vec<String>,
+    pub peers: u32,
+    pub uptime_s: f64,
+    /// Bytes a second, of the last seconds.
+    pub down_rate: f64,
+    pub up_rate: f64,
+    /// Bytes since the start.
+    pub downloaded: u64,
+    pub uploaded: u64,
+    pub contents: Vec<ContentStatus>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ContentStatus {
+    pub cid: String,
+    pub link: String,
+    pub name: Option<String>,
+    pub path: PathBuf,
+    /// `shared` or `fetched`.
+    pub kind: String,
+    pub size: u64,
+    pub files: u32,
+    pub chunks: u32,
+    pub held: u32,
+    pub held_bytes: u64,
+    pub complete: bool,
+    /// `seeding`, `fetching`, `paused`, `changed` or `idle`, and why.
+    pub state: String,
+    pub peers: u32,
+    pub down_rate: f64,
+    pub up_rate: f64,
+    pub changed: Vec<PathBuf>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Identity {
+    pub peer_id: String,
+    pub listen: Vec<String>,
+    pub agent: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Peers {
+    pub peers: Vec<PeerInfo>,
+}
+
+/// One name in a folder.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Listed {
+    pub name: String,
+    pub cid: String,
+    /// A hint: what the link claims.
+    pub size: u64,
+    /// `file`, `dir`, `link` or `unknown`.
+    pub kind: String,
+}
+
+/// The parts of a file's metadata that the API shows.
+pub type FileMeta = Meta;

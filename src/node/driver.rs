@@ -1,0 +1,517 @@
+//! The task that owns the engine, and with it the state of every swarm.
+//!
+//! Everything that happens comes in as an event (from the network task, from the peers' streams, from the
+//! worker threads, from the handles) over a bounded channel; what the engine answers is carried out at once.
+//! Nothing here blocks: disks and hashes are the worker threads' business, sockets the stream tasks'.
+//!
+//! This file has the loop and the bookkeeping; `inbound.rs` what peers say, `actions.rs` what the engine
+//! says, `fetching.rs` the life of a fetch, `discovery.rs` whom to dial.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use libp2p::{Multiaddr, PeerId};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::content::Cid;
+use crate::engine::event::{ContentEvent, Fault, PeerEvent, StoreResult};
+use crate::engine::{Config, Engine};
+use crate::net::api::{Command, Event, Inbound, QueryId};
+use crate::store::{ContentInfo, Store, StoreError};
+use crate::units::{ChunkIndex, ChunkRange, ContentKey, PeerKey, Time};
+
+use super::api::Failure;
+use super::clock::Clock;
+use super::contents::{Content, Contents, Counter, Waiter};
+use super::peers::PeerTable;
+use super::walk::Walked;
+use super::workers::{self, Done, Pool, ReadJob, WriteJob, Written};
+
+/// How often the driver looks after what has no event of its own.
+const TICK: Duration = Duration::from_millis(250);
+/// Written bytes after which a checkpoint is due before its second is over.
+const CHECKPOINT_BYTES: u64 = 256 << 20;
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+/// Messages taken from one channel before the engine's answers are carried out.
+const BATCH: usize = 64;
+
+/// What the handles ask of the driver.
+pub enum Call {
+    /// The content is complete and is to be served from now on.
+    Serve { info: ContentInfo, reply: oneshot::Sender<()> },
+    Fetch(Box<FetchCall>),
+    /// Serve it no more; it stays in the store.
+    Withdraw { key: ContentKey, reply: oneshot::Sender<()> },
+    /// It is gone from the store.
+    Forget { key: ContentKey, reply: oneshot::Sender<()> },
+    /// These chunks are held no longer.
+    Lost { key: ContentKey, ranges: Vec<ChunkRange> },
+    /// Fetch these next, in this order (of a held-back fetch).
+    Stream { key: ContentKey, ranges: Vec<ChunkRange> },
+    /// Answers when the chunk is held.
+    WaitFor { key: ContentKey, chunk: ChunkIndex, reply: oneshot::Sender<()> },
+    /// Answers after the next walk of the manifest.
+    WaitNodes { key: ContentKey, reply: oneshot::Sender<()> },
+    View { reply: oneshot::Sender<View> },
+    Shutdown { reply: oneshot::Sender<()> },
+}
+
+pub struct FetchCall {
+    pub info: ContentInfo,
+    pub size_hint: Option<u64>,
+    pub peers: Vec<Multiaddr>,
+    pub hold: bool,
+    pub waiter: Option<Waiter>,
+}
+
+/// What a status shows beyond what the store knows.
+#[derive(Default)]
+pub struct View {
+    pub connected: u32,
+    pub down: Counter,
+    pub up: Counter,
+    pub contents: BTreeMap<ContentKey, ContentView>,
+}
+
+#[derive(Clone, Default)]
+pub struct ContentView {
+    pub state: String,
+    pub peers: u32,
+    pub down_rate: f64,
+    pub up_rate: f64,
+}
+
+/// Results of slow work done off the driver, on the runtime's blocking threads.
+pub(super) enum Slow {
+    Walked(Box<Walked>),
+    FirstNodes { key: ContentKey, nodes: Vec<(Cid, bytes::Bytes)> },
+    Checkpointed(Result<(), StoreError>),
+    Finished { key: ContentKey, result: Result<PathBuf, StoreError> },
+    Part { root: Cid, part: Option<super::parts::Part> },
+    Withdrawn { key: ContentKey, have: crate::bitfield::Bitfield },
+}
+
+/// The channels that a driver needs besides the engine and the store.
+pub struct Wiring {
+    pub calls: mpsc::Receiver<Call>,
+    pub events: mpsc::Receiver<Event>,
+    pub inbound: mpsc::Receiver<Inbound>,
+    pub net: mpsc::Sender<Command>,
+    pub pool: crate::net::BufPool,
+    pub own_id: PeerId,
+    /// Asked first by every fetch.
+    pub peers: Vec<Multiaddr>,
+}
+
+pub struct Driver {
+    pub(super) clock: Clock,
+    pub(super) engine: Engine,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) net: mpsc::Sender<Command>,
+    pub(super) buffers: crate::net::BufPool,
+    pub(super) own_id: PeerId,
+    pub(super) first_peers: Vec<Multiaddr>,
+    pub(super) peers: PeerTable,
+    pub(super) contents: Contents,
+    pub(super) queries: BTreeMap<QueryId, ContentKey>,
+    pub(super) next_query: u64,
+    pub(super) next_request: u32,
+    /// Joins that wait for the first nodes to be read, per content.
+    pub(super) joins: Vec<(ContentKey, PeerKey)>,
+    /// Requests for inner nodes without an answer: which content each was for.
+    pub(super) requests: BTreeMap<u32, ContentKey>,
+    pub(super) node_waiters: Vec<(ContentKey, oneshot::Sender<()>)>,
+    pub(super) looking: super::parts::Looking,
+    pub(super) slow_tx: mpsc::Sender<Slow>,
+    pub(super) down: Counter,
+    pub(super) up: Counter,
+    /// Commands that did not fit the network task's channel.
+    pub(super) unsent: std::collections::VecDeque<Command>,
+    pub(super) writers: Pool<WriteJob>,
+    pub(super) readers: Pool<ReadJob>,
+    dirty_bytes: u64,
+    checkpointing: bool,
+    last_checkpoint: Time,
+}
+
+impl Driver {
+    pub fn new(
+        store: Arc<dyn Store>,
+        config: Config,
+        seed: u64,
+        w: Wiring,
+    ) -> std::io::Result<(Driver, DriverInputs)> {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 4);
+        let (done_tx, done) = mpsc::channel(workers::RESULTS);
+        let (slow_tx, slow) = mpsc::channel(64);
+        let clock = Clock::start();
+        let driver = Driver {
+            clock,
+            engine: Engine::new(config, seed),
+            writers: workers::writers(store.clone(), done_tx.clone(), cores)?,
+            readers: workers::readers(store.clone(), done_tx, cores)?,
+            store,
+            net: w.net,
+            buffers: w.pool,
+            own_id: w.own_id,
+            first_peers: w.peers,
+            peers: PeerTable::default(),
+            contents: Contents::default(),
+            queries: BTreeMap::new(),
+            next_query: 0,
+            next_request: 0,
+            joins: Vec::new(),
+            requests: BTreeMap::new(),
+            node_waiters: Vec::new(),
+            looking: Default::default(),
+            slow_tx,
+            down: Counter::default(),
+            up: Counter::default(),
+            unsent: Default::default(),
+            dirty_bytes: 0,
+            checkpointing: false,
+            last_checkpoint: clock.now(),
+        };
+        Ok((driver, DriverInputs { calls: w.calls, events: w.events, inbound: w.inbound, done, slow }))
+    }
+
+    /// Carries out what is due and what the engine says.
+    fn settle(&mut self) {
+        let now = self.clock.now();
+        if self.engine.poll_timeout().is_some_and(|t| t <= now) {
+            self.engine.handle_timeout(now);
+        }
+        self.carry_out();
+    }
+
+    /// Runs until [`Call::Shutdown`], or until every handle is gone.
+    pub async fn run(mut self, mut input: DriverInputs) {
+        let mut inbound = Vec::with_capacity(BATCH);
+        let mut done = Vec::with_capacity(BATCH);
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let reply = loop {
+            self.settle();
+            let deadline = self.engine.poll_timeout().map(|t| Instant::from_std(self.clock.instant(t)));
+            let behind = self.writers.behind();
+            tokio::select! {
+                call = input.calls.recv() => match call {
+                    Some(Call::Shutdown { reply }) => break Some(reply),
+                    Some(call) => self.on_call(call),
+                    None => break None,
+                },
+                _ = input.done.recv_many(&mut done, BATCH) => {
+                    done.drain(..).for_each(|d| self.on_done(d));
+                }
+                Some(slow) = input.slow.recv() => self.on_slow(slow),
+                _ = input.inbound.recv_many(&mut inbound, BATCH), if !behind => {
+                    inbound.drain(..).for_each(|i| self.on_inbound(i));
+                }
+                Some(event) = input.events.recv() => self.on_event(event),
+                () = sleep_until(deadline) => {}
+                _ = tick.tick() => self.on_tick(),
+            }
+        };
+        self.stop(input).await;
+        if let Some(reply) = reply {
+            let _ = reply.send(());
+        }
+    }
+
+    async fn stop(mut self, mut input: DriverInputs) {
+        self.say_goodbye();
+        for (_, content) in self.contents.iter_mut() {
+            for waiter in content.fetch.iter_mut().flat_map(|f| f.waiters.drain(..)) {
+                let _ = waiter.reply.send(Err(Failure::failed("the node is shutting down; run the same get again to resume")));
+            }
+        }
+        // The workers' results must be taken while their threads end.
+        let (mut writers, mut readers) = (self.writers, self.readers);
+        let stopped = tokio::task::spawn_blocking(move || {
+            writers.stop();
+            readers.stop();
+        });
+        let drained = async { while input.done.recv().await.is_some() {} };
+        let _ = tokio::join!(stopped, drained);
+        let _ = self.net.send(Command::Shutdown).await;
+        let store = self.store;
+        match tokio::task::spawn_blocking(move || store.checkpoint()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => tracing::error!("the last checkpoint failed: {e}"),
+            Err(e) => tracing::error!("the last checkpoint panicked: {e}"),
+        }
+    }
+
+    fn on_call(&mut self, call: Call) {
+        match call {
+            Call::Serve { info, reply } => {
+                self.serve(&info);
+                let _ = reply.send(());
+            }
+            Call::Fetch(call) => self.begin_fetch(*call),
+            Call::Withdraw { key, reply } => {
+                self.deactivate(key);
+                if let Some(c) = self.contents.get_mut(key) {
+                    c.seeding = false;
+                }
+                let _ = reply.send(());
+            }
+            Call::Forget { key, reply } => {
+                self.deactivate(key);
+                self.contents.remove(key);
+                let _ = reply.send(());
+            }
+            Call::Lost { key, ranges } => self.lost(key, &ranges),
+            Call::Stream { key, ranges } => self.stream(key, &ranges),
+            Call::WaitFor { key, chunk, reply } => match self.contents.get_mut(key) {
+                Some(c) if !c.have.contains(chunk) => c.watchers.push((chunk, reply)),
+                _ => drop(reply.send(())),
+            },
+            Call::WaitNodes { key, reply } => self.node_waiters.push((key, reply)),
+            Call::View { reply } => drop(reply.send(self.view())),
+            Call::Shutdown { .. } => unreachable!("taken by the loop"),
+        }
+    }
+
+    fn on_done(&mut self, done: Done) {
+        let now = self.clock.now();
+        match done {
+            Done::Written { content, chunk, from, data_len, outcome, body } => {
+                self.buffers.put(body);
+                let from = self.peers.key(from);
+                match outcome {
+                    Written::Ok => self.stored(content, chunk, from, data_len),
+                    Written::Bad => self.engine.handle_store(now, StoreResult::Bad { content, chunk, from }),
+                    Written::Malformed(why) => self.fail(content, Failure::failed(why)),
+                    Written::Failed(error) => {
+                        self.engine.handle_store(now, StoreResult::NotStored { content, chunk });
+                        self.store_failed(content, &error);
+                    }
+                }
+            }
+            Done::Unreadable { content, chunk, to, error, body } => {
+                self.buffers.put(body);
+                tracing::warn!("cannot serve chunk {chunk}: {error}");
+                let to = self.peers.key(to);
+                self.engine.handle_store(now, StoreResult::Unreadable { content, chunk, to });
+                self.recheck(content);
+            }
+        }
+        self.writers.push();
+        self.readers.push();
+    }
+
+    fn on_slow(&mut self, slow: Slow) {
+        match slow {
+            Slow::Walked(walked) => self.walked(*walked),
+            Slow::FirstNodes { key, nodes } => self.first_nodes_read(key, nodes),
+            Slow::Checkpointed(result) => {
+                self.checkpointing = false;
+                if let Err(e) = result {
+                    tracing::error!("checkpoint failed: {e}");
+                }
+            }
+            Slow::Finished { key, result } => self.fetch_finished(key, result),
+            Slow::Part { root, part } => self.part_found(root, part),
+            Slow::Withdrawn { key, have } => {
+                let Some(content) = self.contents.get(key) else { return };
+                let gone: Vec<ChunkRange> =
+                    content.have.iter().filter(|&i| !have.contains(i)).map(ChunkRange::one).collect();
+                self.lost(key, &gone);
+            }
+        }
+    }
+
+    fn on_tick(&mut self) {
+        let now = self.clock.now();
+        self.down.tick(now);
+        self.up.tick(now);
+        for (_, content) in self.contents.iter_mut() {
+            content.down.tick(now);
+            content.up.tick(now);
+        }
+        self.tell_progress();
+        self.retry_commands();
+        let due = now.since(self.last_checkpoint) >= CHECKPOINT_EVERY || self.dirty_bytes >= CHECKPOINT_BYTES;
+        if self.dirty_bytes > 0 && due && !self.checkpointing {
+            self.dirty_bytes = 0;
+            self.checkpointing = true;
+            self.last_checkpoint = now;
+            let store = self.store.clone();
+            self.slowly(move || Slow::Checkpointed(store.checkpoint()));
+        }
+    }
+
+    fn stored(&mut self, key: ContentKey, chunk: ChunkIndex, from: PeerKey, data_len: u64) {
+        let now = self.clock.now();
+        self.dirty_bytes += data_len;
+        if let Some(content) = self.contents.get_mut(key) {
+            content.have.insert(chunk);
+            content.held_bytes += data_len;
+            if let Some(fetch) = &mut content.fetch {
+                fetch.last_progress = now;
+            }
+            let mut i = 0;
+            while i < content.watchers.len() {
+                if content.watchers[i].0 == chunk {
+                    let _ = content.watchers.swap_remove(i).1.send(());
+                } else {
+                    i += 1;
+                }
+            }
+        }
+        self.engine.handle_store(now, StoreResult::Stored { content: key, chunk, from });
+        self.provide(key);
+    }
+
+    /// Runs something slow on a thread that may block; its result comes back to the loop.
+    pub(super) fn slowly(&self, work: impl FnOnce() -> Slow + Send + 'static) {
+        let tx = self.slow_tx.clone();
+        tokio::spawn(async move {
+            match tokio::task::spawn_blocking(work).await {
+                Ok(slow) => drop(tx.send(slow).await),
+                Err(e) => tracing::error!("a task panicked: {e}"),
+            }
+        });
+    }
+
+    /// Tells the network task; what does not fit its channel is sent again at the next tick.
+    pub(super) fn command(&mut self, command: Command) {
+        self.unsent.push_back(command);
+        self.retry_commands();
+    }
+
+    fn retry_commands(&mut self) {
+        while let Some(command) = self.unsent.pop_front() {
+            if let Err(e) = self.net.try_send(command) {
+                match e {
+                    mpsc::error::TrySendError::Full(c) => self.unsent.push_front(c),
+                    mpsc::error::TrySendError::Closed(_) => self.unsent.clear(),
+                }
+                break;
+            }
+        }
+        // Far more than an honest node ever has waiting: the network task is stuck, drop the oldest.
+        while self.unsent.len() > 1_024 {
+            self.unsent.pop_front();
+        }
+    }
+
+    /// The engine hears of a content, and of what we hold of it.
+    pub(super) fn activate(&mut self, key: ContentKey, want: bool) {
+        let now = self.clock.now();
+        let Some(content) = self.contents.get_mut(key) else { return };
+        if content.active {
+            return;
+        }
+        content.active = true;
+        self.engine.handle_content(now, key, ContentEvent::Added { want });
+        if !want {
+            let len = u32::try_from(content.held_bytes / u64::from(content.have.len().max(1))).unwrap_or(u32::MAX);
+            self.engine.handle_content(now, key, ContentEvent::Grew { count: content.chunks, len });
+            self.engine.handle_content(now, key, ContentEvent::ManifestComplete);
+            for range in content.have.ranges() {
+                self.engine.handle_content(now, key, ContentEvent::Held(range));
+            }
+        }
+    }
+
+    pub(super) fn deactivate(&mut self, key: ContentKey) {
+        let now = self.clock.now();
+        let Some(content) = self.contents.get_mut(key) else { return };
+        if std::mem::take(&mut content.active) {
+            self.engine.handle_content(now, key, ContentEvent::Removed);
+        }
+        content.members.clear();
+        content.fetch = None;
+        let content_is_whole = content.parts.is_none();
+        let (provided, hash) = (std::mem::take(&mut content.provided), *content.root.hash());
+        if provided && content_is_whole {
+            self.command(Command::StopProviding { hash });
+        }
+    }
+
+    fn serve(&mut self, info: &ContentInfo) {
+        if self.contents.get(info.key).is_some_and(|c| c.active && c.complete) {
+            return;
+        }
+        self.deactivate(info.key);
+        match self.store.have(info.key) {
+            Ok(have) => {
+                let mut content = Content::of(info, have);
+                content.seeding = true;
+                self.contents.insert(info.key, content);
+                self.provide(info.key);
+            }
+            Err(e) => tracing::error!("cannot serve {}: {e}", info.root),
+        }
+    }
+
+    /// Announces the content once there is something to serve.
+    pub(super) fn provide(&mut self, key: ContentKey) {
+        let Some(content) = self.contents.get_mut(key) else { return };
+        if !content.provided && !content.have.is_empty() {
+            content.provided = true;
+            let hash = *content.root.hash();
+            self.command(Command::Provide { hash });
+        }
+    }
+
+    pub(super) fn lost(&mut self, key: ContentKey, ranges: &[ChunkRange]) {
+        let now = self.clock.now();
+        let Some(content) = self.contents.get_mut(key) else { return };
+        for &range in ranges {
+            content.have.remove_range(range);
+            if content.active {
+                self.engine.handle_content(now, key, ContentEvent::Lost(range));
+            }
+        }
+    }
+
+    /// A file turned out to have changed: what else of the content is no longer held?
+    fn recheck(&mut self, key: ContentKey) {
+        let store = self.store.clone();
+        self.slowly(move || Slow::Withdrawn { key, have: store.have(key).unwrap_or_default() });
+    }
+
+    pub(super) fn faulty(&mut self, peer: PeerKey, fault: Fault) {
+        let now = self.clock.now();
+        self.engine.handle_peer(now, peer, PeerEvent::Faulty(fault));
+    }
+
+    fn view(&self) -> View {
+        let contents = self
+            .contents
+            .iter()
+            .map(|(key, c)| {
+                let view = ContentView {
+                    state: self.state_of(key),
+                    peers: c.members.len() as u32,
+                    down_rate: c.down.rate(),
+                    up_rate: c.up.rate(),
+                };
+                (key, view)
+            })
+            .collect();
+        View { connected: self.peers.connected() as u32, down: self.down, up: self.up, contents }
+    }
+}
+
+/// What the loop takes in.
+pub struct DriverInputs {
+    calls: mpsc::Receiver<Call>,
+    events: mpsc::Receiver<Event>,
+    inbound: mpsc::Receiver<Inbound>,
+    done: mpsc::Receiver<Done>,
+    slow: mpsc::Receiver<Slow>,
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(t) => tokio::time::sleep_until(t).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,335 @@
+//! The life of a fetch: the manifest's walk, progress, the end, and why it is stuck.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::content::Cid;
+use crate::content::manifest::Walker;
+use crate::engine::event::{ContentEvent, Fault, PeerEvent};
+use crate::link::Link;
+use crate::net::api::Command;
+use crate::store::StoreError;
+use crate::units::{ChunkIndex, ChunkRange, ContentKey, PeerKey};
+
+use super::api::{Failure, Progress, Shared};
+use super::contents::{Content, Fetch, WantedNodes};
+use super::driver::{Driver, FetchCall, Slow};
+use super::walk::{Walk, Walked, walk};
+
+/// After so long without progress, the reason is named.
+const STUCK: Duration = Duration::from_secs(30);
+
+impl Driver {
+    pub(super) fn begin_fetch(&mut self, call: FetchCall) {
+        let FetchCall { info, size_hint, peers, hold, waiter } = call;
+        let (key, now) = (info.key, self.clock.now());
+        let running = self.contents.get_mut(key).and_then(|c| c.fetch.as_mut());
+        if let Some(fetch) = running {
+            fetch.waiters.extend(waiter);
+            self.add_candidates(peers);
+            return;
+        }
+        let have = match self.store.have(key) {
+            Ok(have) => have,
+            Err(e) => {
+                if let Some(w) = waiter {
+                    let _ = w.reply.send(Err(Failure::failed(e.to_string())));
+                }
+                return;
+            }
+        };
+        let mut content = Content::of(&info, have);
+        content.seeding = true;
+        content.fetch = Some(Fetch {
+            walker: Some(Walker::new(info.root)),
+            arrived: Vec::new(),
+            wanted: WantedNodes::default(),
+            manifest_done: false,
+            waiters: waiter.into_iter().collect(),
+            last_progress: now,
+            queries: 0,
+            searching: false,
+            found: 0,
+            unreachable: 0,
+            total_hint: size_hint,
+            finishing: false,
+            hold,
+        });
+        // The walk below tells the chunks again, from the first on.
+        content.chunks = 0;
+        self.contents.insert(key, content);
+        self.activate(key, true);
+        self.add_candidates(peers);
+        let first = self.first_peers.clone();
+        self.add_candidates(first);
+        self.link_up_with_connected();
+        self.walk_on(key);
+    }
+
+    /// Walks the manifest as far as the nodes that are here allow.
+    pub(super) fn walk_on(&mut self, key: ContentKey) {
+        let Some(fetch) = self.contents.get_mut(key).and_then(|c| c.fetch.as_mut()) else { return };
+        let Some(walker) = fetch.walker.take() else { return };
+        let job = Walk { content: key, walker, arrived: std::mem::take(&mut fetch.arrived) };
+        let store = self.store.clone();
+        self.slowly(move || Slow::Walked(Box::new(walk(&*store, job))));
+    }
+
+    /// Inner nodes came: in answer to a request (`lacking` are those the peer does not have), or with the
+    /// answer to a join, unasked, which is as good while the manifest is not known.
+    pub(super) fn nodes_arrived(
+        &mut self,
+        key: ContentKey,
+        from: PeerKey,
+        nodes: Vec<(Cid, Bytes)>,
+        lacking: Option<Vec<Cid>>,
+    ) {
+        let now = self.clock.now();
+        let Some(fetch) = self.contents.get_mut(key).and_then(|c| c.fetch.as_mut()) else { return };
+        if fetch.manifest_done {
+            return;
+        }
+        let mut got = Vec::new();
+        for (cid, bytes) in nodes {
+            let wanted = fetch.wanted.take(&cid);
+            if wanted.is_some() || lacking.is_none() {
+                fetch.arrived.push((from, cid, bytes));
+            }
+            got.extend(wanted);
+        }
+        match lacking {
+            Some(lacking) => {
+                let lacking = lacking.iter().filter_map(|cid| fetch.wanted.id(cid)).collect();
+                self.engine.handle_peer(now, from, PeerEvent::Nodes { content: key, got, lacking });
+            }
+            None if !got.is_empty() => self.engine.handle_content(now, key, ContentEvent::NodesHeld(got)),
+            None => {}
+        }
+        self.walk_on(key);
+    }
+
+    pub(super) fn walked(&mut self, walked: Walked) {
+        let (key, now) = (walked.content, self.clock.now());
+        let waiting: Vec<_> = self.node_waiters.extract_if(.., |(k, _)| *k == key).collect();
+        for (_, reply) in waiting {
+            let _ = reply.send(());
+        }
+        let Some(content) = self.contents.get_mut(key) else { return };
+        let Some(fetch) = &mut content.fetch else { return };
+        fetch.walker = Some(walked.walker);
+        if let Some(error) = walked.error {
+            return match error {
+                super::walk::WalkError::Store(e) => self.store_failed(key, &e),
+                e => self.fail(key, Failure::failed(e.to_string())),
+            };
+        }
+        let grown: u32 = walked.grew.iter().map(|(count, _)| count).sum();
+        if grown > 0 || walked.done {
+            fetch.last_progress = now;
+        }
+        let from = content.chunks;
+        content.chunks += grown;
+        for (count, len) in walked.grew {
+            self.engine.handle_content(now, key, ContentEvent::Grew { count, len });
+        }
+        if let Some(range) = ChunkRange::new(from, from + grown) {
+            if fetch.hold {
+                self.engine.handle_content(now, key, ContentEvent::Priority { range, level: 0 });
+            }
+            for &(chunk, bytes) in &walked.copied {
+                if content.have.insert(chunk) {
+                    content.held_bytes += bytes;
+                }
+            }
+            // What an earlier run of this fetch, or another content, already has.
+            let held: Vec<_> = content.have.ranges().filter_map(|r| {
+                ChunkRange::new(r.start().max(range.start()), r.end().min(range.end()))
+            }).collect();
+            for range in held {
+                self.engine.handle_content(now, key, ContentEvent::Held(range));
+            }
+        }
+        if walked.done {
+            fetch.manifest_done = true;
+            self.engine.handle_content(now, key, ContentEvent::ManifestComplete);
+        }
+        let wanted = fetch.wanted.add(walked.missing);
+        if !wanted.is_empty() {
+            self.engine.handle_content(now, key, ContentEvent::NodesWanted(wanted));
+        }
+        let more = walked.more || !fetch.arrived.is_empty();
+        for peer in walked.bad {
+            self.faulty(peer, Fault::BadBytes);
+        }
+        if more {
+            self.walk_on(key);
+        }
+    }
+
+    /// The engine has everything that was wanted.
+    pub(super) fn finished(&mut self, key: ContentKey) {
+        let Some(fetch) = self.contents.get_mut(key).and_then(|c| c.fetch.as_mut()) else { return };
+        if fetch.hold || fetch.finishing || !fetch.manifest_done {
+            return;
+        }
+        fetch.finishing = true;
+        let store = self.store.clone();
+        self.slowly(move || Slow::Finished { key, result: store.finish_fetch(key) });
+    }
+
+    pub(super) fn fetch_finished(&mut self, key: ContentKey, result: Result<PathBuf, StoreError>) {
+        let path = match result {
+            Ok(path) => path,
+            Err(e) => {
+                if let Some(fetch) = self.contents.get_mut(key).and_then(|c| c.fetch.as_mut()) {
+                    fetch.finishing = false;
+                }
+                return self.store_failed(key, &e);
+            }
+        };
+        let Some(content) = self.contents.get_mut(key) else { return };
+        content.complete = true;
+        let Some(fetch) = content.fetch.take() else { return };
+        let size = fetch.walker.as_ref().map_or(content.held_bytes, Walker::size);
+        let link = Link { size: Some(size), name: content.name.clone(), ..Link::new(content.root) };
+        let shared = Shared {
+            cid: content.root.to_string(),
+            link: link.to_string(),
+            size,
+            path,
+            skipped: Vec::new(),
+        };
+        let stays = fetch.waiters.is_empty() || fetch.waiters.iter().any(|w| w.seed);
+        for w in fetch.waiters {
+            let _ = w.reply.send(Ok(shared.clone()));
+        }
+        content.seeding = stays;
+    }
+
+    /// The fetch cannot go on; what it has stays for the next try.
+    pub(super) fn fail(&mut self, key: ContentKey, failure: Failure) {
+        let now = self.clock.now();
+        let Some(content) = self.contents.get_mut(key) else { return };
+        let Some(fetch) = content.fetch.take() else { return };
+        for w in fetch.waiters {
+            let _ = w.reply.send(Err(failure.clone()));
+        }
+        content.members.clear();
+        if std::mem::take(&mut content.active) {
+            self.engine.handle_content(now, key, ContentEvent::Removed);
+        }
+    }
+
+    /// Our own disk is at fault: stop asking for what cannot be kept.
+    pub(super) fn store_failed(&mut self, key: ContentKey, error: &StoreError) {
+        self.fail(key, Failure::failed(error.to_string()));
+    }
+
+    /// `cat`: these chunks, in this order, now.
+    pub(super) fn stream(&mut self, key: ContentKey, ranges: &[ChunkRange]) {
+        let now = self.clock.now();
+        for &range in ranges {
+            self.engine.handle_content(now, key, ContentEvent::Priority { range, level: 1 });
+        }
+        if let Some(first) = ranges.first().and_then(|r| ChunkIndex::new(r.start())) {
+            let count = ranges.iter().map(|r| r.len()).sum();
+            let per_chunk = Duration::from_millis(100);
+            self.engine.handle_content(now, key, ContentEvent::Window { start: first, count, per_chunk });
+        }
+    }
+
+    /// Tells those who wait how far it is, and gives up those who waited too long or left.
+    pub(super) fn tell_progress(&mut self) {
+        let now = self.clock.now();
+        let mut abandoned = Vec::new();
+        let keys: Vec<ContentKey> = self.contents.iter().filter(|(_, c)| c.fetch.is_some()).map(|(k, _)| k).collect();
+        for key in keys {
+            let state = self.state_of(key);
+            let tried = self.tried(key);
+            let Some(content) = self.contents.get_mut(key) else { continue };
+            let peers = content.members.len() as u32;
+            let Some(fetch) = &mut content.fetch else { continue };
+            let size = fetch.walker.as_ref().map(Walker::size).filter(|_| fetch.manifest_done);
+            let progress = Progress {
+                done: content.held_bytes,
+                total: size.or(fetch.total_hint),
+                files: 0,
+                rate: content.down.rate(),
+                peers,
+                state,
+            };
+            let idle = now.since(fetch.last_progress);
+            let had_waiters = !fetch.waiters.is_empty();
+            let mut kept = Vec::new();
+            for w in fetch.waiters.drain(..) {
+                if w.timeout.is_some_and(|t| idle >= t) {
+                    let _ = w.reply.send(Err(Failure::failed(format!("no progress for {} s: {tried}", idle.as_secs()))));
+                } else if !w.reply.is_closed() {
+                    // A reader that does not keep up misses a line, which the next one makes good.
+                    let _ = w.progress.try_send(progress.clone());
+                    kept.push(w);
+                }
+            }
+            if had_waiters && kept.is_empty() && !fetch.finishing {
+                abandoned.push(key);
+            }
+            fetch.waiters = kept;
+        }
+        for key in abandoned {
+            self.fail(key, Failure::failed("abandoned"));
+        }
+    }
+
+    /// What a content is doing, and if it gets nowhere, why.
+    pub(super) fn state_of(&self, key: ContentKey) -> String {
+        let Some(c) = self.contents.get(key) else { return "idle".into() };
+        let Some(fetch) = &c.fetch else {
+            return if c.seeding { "seeding".into() } else { "idle".into() };
+        };
+        let idle = self.clock.now().since(fetch.last_progress);
+        if fetch.finishing {
+            "finishing".into()
+        } else if c.members.is_empty() {
+            format!("looking for peers ({})", self.tried(key))
+        } else if idle >= STUCK {
+            format!("stuck for {} s ({})", idle.as_secs(), self.tried(key))
+        } else if c.chunks == 0 {
+            "reading the manifest".into()
+        } else {
+            "fetching".into()
+        }
+    }
+
+    /// What was tried to find sources, in a few words.
+    fn tried(&self, key: ContentKey) -> String {
+        let Some(c) = self.contents.get(key) else { return String::new() };
+        let Some(fetch) = &c.fetch else { return String::new() };
+        let connected = self.peers.connected();
+        match (fetch.found, c.members.len()) {
+            (_, n) if n > 0 => format!("{n} peers in the swarm, none of them has sent what is missing"),
+            (0, _) if fetch.queries == 0 => format!("{connected} peers connected, none asked yet"),
+            (0, _) => format!("{connected} peers connected, no provider found in {} look-ups", fetch.queries),
+            (found, _) => format!("{found} providers found, {} of them unreachable", fetch.unreachable),
+        }
+    }
+
+    /// The engine finds too little supply.
+    pub(super) fn find_peers(&mut self, key: ContentKey) {
+        let query = crate::net::api::QueryId(self.next_query);
+        let Some(content) = self.contents.get_mut(key) else { return };
+        let hash = *content.root.hash();
+        let Some(fetch) = &mut content.fetch else { return };
+        if fetch.searching {
+            return;
+        }
+        fetch.searching = true;
+        fetch.queries += 1;
+        self.next_query += 1;
+        self.queries.insert(query, key);
+        self.command(Command::FindProviders { query, hash });
+        let first = self.first_peers.clone();
+        self.add_candidates(first);
+    }
+}

@@ -1,0 +1,313 @@
+//! What peers say: the exchange's messages turned into the engine's events.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use libp2p::PeerId;
+
+use crate::content::Cid;
+use crate::engine::event::{Arrival, Fault, PeerEvent, Refusal};
+use crate::net::api::Inbound;
+use crate::units::{ChunkIndex, ContentKey, PeerKey};
+use crate::wire::exchange::{MAX_JOINED_NODES_LEN, Message, PeerRecord, Update, Why};
+
+use super::driver::{Driver, Slow};
+use super::walk::first_nodes;
+use super::workers::WriteJob;
+
+/// Joins that wait for a disk read, all contents together.
+const MAX_WAITING_JOINS: usize = 1_024;
+
+impl Driver {
+    pub(super) fn on_inbound(&mut self, inbound: Inbound) {
+        match inbound {
+            Inbound::Message { peer, link, message } => {
+                if let Some(key) = self.linked(peer, link) {
+                    self.on_message(key, message);
+                }
+            }
+            Inbound::Chunk { peer, link, message, body } => match (self.linked(peer, link), message) {
+                (Some(key), Message::Chunk { root, index, block_lens }) => {
+                    self.chunk_arrived(key, peer, root, index, block_lens, body);
+                }
+                _ => self.buffers.put(body),
+            },
+            Inbound::Progress { peer, link, bytes } => {
+                if let Some(key) = self.linked(peer, link) {
+                    let now = self.clock.now();
+                    self.engine.handle_peer(now, key, PeerEvent::Receiving { bytes });
+                }
+            }
+            Inbound::Sent { peer, link, message, body } => {
+                let bytes = body.len() as u64;
+                self.buffers.put(body);
+                let (Some(key), Message::Chunk { root, index, .. }) = (self.linked(peer, link), message) else {
+                    return;
+                };
+                self.sent(key, root, index, bytes);
+            }
+            Inbound::Violation { peer, link, what } => {
+                tracing::info!("{peer} broke the protocol: {what}");
+                let Some(key) = self.linked(peer, link) else { return };
+                self.faulty(key, Fault::Malformed);
+                self.link_lost(key, Some(link));
+            }
+            Inbound::Closed { peer, link } => {
+                if let Some(key) = self.peers.known(&peer) {
+                    self.link_lost(key, Some(link));
+                }
+            }
+        }
+    }
+
+    /// The peer's key, if `link` is its present link: what an older one still delivers counts no more.
+    fn linked(&self, peer: PeerId, link: u64) -> Option<PeerKey> {
+        let key = self.peers.known(&peer)?;
+        (self.peers.get(key)?.link.as_ref()?.id == link).then_some(key)
+    }
+
+    pub(super) fn on_message(&mut self, from: PeerKey, message: Message) {
+        let now = self.clock.now();
+        match message {
+            Message::Join { root, have, complete, interested } => {
+                let Some(content) = self.join(from, root) else {
+                    return self.join_part(from, root, Message::Join { root, have, complete, interested });
+                };
+                self.engine.handle_peer(now, from, PeerEvent::Joined { content, have: have.clone(), complete });
+                self.engine.handle_peer(now, from, PeerEvent::Interested { content, interested });
+                self.answer_join(content, from, !complete && have.is_empty());
+            }
+            Message::Joined { root, have, complete, interested, choked, nodes, peers } => {
+                self.on_joined(from, root, have, complete, interested, choked, nodes, peers);
+            }
+            Message::Unknown { root } => {
+                if let Some((content, _)) = self.contents.of_root(&root) {
+                    self.engine.handle_peer(now, from, PeerEvent::Left { content });
+                }
+            }
+            Message::GetNodes { request, root: _, cids } => self.answer_nodes(from, request, cids),
+            Message::Nodes { request, nodes, lacking } => {
+                if let Some(content) = self.requests.remove(&request) {
+                    self.nodes_arrived(content, from, nodes, Some(lacking));
+                }
+            }
+            Message::GetChunks { root, indices } => match self.contents.of_root(&root) {
+                Some((content, c)) if c.active => {
+                    self.engine.handle_peer(now, from, PeerEvent::Requested { content, chunks: indices });
+                }
+                _ => self.refuse_all(from, root, &indices),
+            },
+            Message::Cancel { root, indices } => {
+                if let Some((content, _)) = self.contents.of_root(&root) {
+                    self.engine.handle_peer(now, from, PeerEvent::CancelledByPeer { content, chunks: indices });
+                }
+            }
+            Message::Update(update) => self.on_update(from, update),
+            Message::GetPeers { request, root } => {
+                let added = self.contents.of_root(&root).map(|(c, _)| self.told(c, from)).unwrap_or_default();
+                self.say(from, Message::Peers { request, root, added, dropped: Vec::new() });
+            }
+            Message::Peers { request, added, .. } => self.peers_told(from, added, request == 0),
+            Message::NoChunk { root, index, why } => {
+                if let Some((content, _)) = self.contents.of_root(&root) {
+                    let why = match why {
+                        Why::Gone => Refusal::Gone,
+                        Why::Choked => Refusal::Choked,
+                        Why::Cancelled => Refusal::Cancelled,
+                    };
+                    self.engine.handle_peer(now, from, PeerEvent::Refused { content, chunk: index, why });
+                }
+            }
+            // A hello is the stream tasks' business, and a chunk comes with its body or not at all.
+            Message::Hello(_) | Message::Chunk { .. } => self.faulty(from, Fault::Malformed),
+        }
+    }
+
+    /// Someone wants to be in the swarm of `root`: is there one here?
+    fn join(&mut self, from: PeerKey, root: Cid) -> Option<ContentKey> {
+        let (key, content) = self.contents.of_root(&root)?;
+        if !content.seeding {
+            return None;
+        }
+        if !content.active {
+            self.activate(key, false);
+        }
+        self.contents.get_mut(key)?.members.insert(from);
+        Some(key)
+    }
+
+    /// Answers a join; a newcomer is given the first inner nodes too, which may have to be read first.
+    fn answer_join(&mut self, key: ContentKey, to: PeerKey, newcomer: bool) {
+        let Some(content) = self.contents.get_mut(key) else { return };
+        let raw = content.root.codec() == crate::content::RAW;
+        if !newcomer || raw {
+            return self.joined(key, to, Vec::new());
+        }
+        if let Some(nodes) = content.first_nodes.clone() {
+            return self.joined(key, to, nodes.to_vec());
+        }
+        if self.joins.len() < MAX_WAITING_JOINS {
+            let (store, root) = (self.store.clone(), content.root);
+            let reading = self.joins.iter().any(|(k, _)| *k == key);
+            self.joins.push((key, to));
+            if !reading {
+                self.slowly(move || Slow::FirstNodes { key, nodes: first_nodes(&*store, root, MAX_JOINED_NODES_LEN) });
+            }
+        }
+    }
+
+    pub(super) fn first_nodes_read(&mut self, key: ContentKey, nodes: Vec<(Cid, Bytes)>) {
+        if let Some(content) = self.contents.get_mut(key)
+            && content.fetch.is_none()
+        {
+            content.first_nodes = Some(Arc::new(nodes.clone()));
+        }
+        let waiting: Vec<_> = self.joins.extract_if(.., |(k, _)| *k == key).collect();
+        for (_, to) in waiting {
+            self.joined(key, to, nodes.clone());
+        }
+    }
+
+    fn joined(&mut self, key: ContentKey, to: PeerKey, nodes: Vec<(Cid, Bytes)>) {
+        // The engine's own answer to the join (an unchoke, say) goes into the reply where it can.
+        self.carry_out();
+        let peers = self.told(key, to);
+        let choked = self.peers.get(to).is_none_or(|p| p.choked);
+        let Some(c) = self.contents.get(key) else { return };
+        let complete = c.fetch.as_ref().is_none_or(|f| f.manifest_done) && c.have.len() == c.chunks;
+        let message = Message::Joined {
+            root: c.root,
+            have: c.have.clone(),
+            complete,
+            interested: !complete,
+            choked,
+            nodes,
+            peers,
+        };
+        self.say(to, message);
+        self.introduce(to);
+    }
+
+    #[allow(clippy::too_many_arguments)] // the message's own fields
+    fn on_joined(
+        &mut self,
+        from: PeerKey,
+        root: Cid,
+        have: crate::bitfield::Bitfield,
+        complete: bool,
+        interested: bool,
+        choked: bool,
+        nodes: Vec<(Cid, Bytes)>,
+        peers: Vec<PeerRecord>,
+    ) {
+        let now = self.clock.now();
+        let Some((content, c)) = self.contents.of_root(&root) else { return };
+        if !c.active {
+            return;
+        }
+        if let Some(c) = self.contents.get_mut(content) {
+            c.members.insert(from);
+        }
+        let choke = if choked { PeerEvent::Choked } else { PeerEvent::Unchoked };
+        self.engine.handle_peer(now, from, choke);
+        self.engine.handle_peer(now, from, PeerEvent::Joined { content, have, complete });
+        self.engine.handle_peer(now, from, PeerEvent::Interested { content, interested });
+        if !nodes.is_empty() {
+            self.nodes_arrived(content, from, nodes, None);
+        }
+        self.peers_told(from, peers, false);
+    }
+
+    fn on_update(&mut self, from: PeerKey, update: Update) {
+        let now = self.clock.now();
+        match update.choke {
+            Some(true) => self.engine.handle_peer(now, from, PeerEvent::Choked),
+            Some(false) => self.engine.handle_peer(now, from, PeerEvent::Unchoked),
+            None => {}
+        }
+        let Some((content, _)) = update.root.and_then(|root| self.contents.of_root(&root)) else { return };
+        let mut say = |event| self.engine.handle_peer(now, from, event);
+        if update.complete {
+            say(PeerEvent::Complete { content });
+        }
+        if !update.have.is_empty() {
+            say(PeerEvent::Have { content, ranges: update.have });
+        }
+        if !update.lost.is_empty() {
+            say(PeerEvent::Lost { content, ranges: update.lost });
+        }
+        if let Some(interested) = update.interested {
+            say(PeerEvent::Interested { content, interested });
+        }
+        if update.leaving {
+            say(PeerEvent::Left { content });
+            if let Some(c) = self.contents.get_mut(content) {
+                c.members.remove(&from);
+            }
+        }
+    }
+
+    fn chunk_arrived(
+        &mut self,
+        from: PeerKey,
+        peer: PeerId,
+        root: Cid,
+        chunk: ChunkIndex,
+        block_lens: Vec<u32>,
+        body: Vec<u8>,
+    ) {
+        let now = self.clock.now();
+        let bytes = body.len() as u64;
+        let Some((content, _)) = self.contents.of_root(&root) else {
+            // A content that was removed or paused a moment ago: nobody's fault.
+            return self.buffers.put(body);
+        };
+        match self.engine.handle_chunk(now, from, content, chunk, bytes) {
+            Arrival::Wanted => {
+                self.down.total += bytes;
+                if let Some(c) = self.contents.get_mut(content) {
+                    c.down.total += bytes;
+                }
+                self.writers.give(WriteJob { content, chunk, from: peer, block_lens, body });
+            }
+            Arrival::Late | Arrival::Unasked => self.buffers.put(body),
+        }
+    }
+
+    fn sent(&mut self, to: PeerKey, root: Cid, chunk: ChunkIndex, bytes: u64) {
+        let now = self.clock.now();
+        self.up.total += bytes;
+        let Some((content, _)) = self.contents.of_root(&root) else { return };
+        if let Some(c) = self.contents.get_mut(content) {
+            c.up.total += bytes;
+        }
+        self.engine.handle_peer(now, to, PeerEvent::Sent { content, chunk, bytes });
+    }
+
+    fn answer_nodes(&mut self, to: PeerKey, request: u32, cids: Vec<Cid>) {
+        let Some(link) = self.peers.get(to).and_then(|p| p.link.clone()) else { return };
+        let store = self.store.clone();
+        // Straight from the reading thread to the peer's stream: no state of the driver is involved. A full
+        // stream drops the answer, and the asker's time-out turns it to somebody else.
+        tokio::task::spawn_blocking(move || {
+            let (mut nodes, mut lacking, mut len) = (Vec::new(), Vec::new(), 0);
+            for cid in cids {
+                match store.node(&cid) {
+                    Ok(Some(bytes)) if len + bytes.len() <= MAX_JOINED_NODES_LEN => {
+                        len += bytes.len();
+                        nodes.push((cid, bytes));
+                    }
+                    // What did not fit is asked for again: neither given nor lacking.
+                    Ok(Some(bytes)) if nodes.is_empty() => nodes.push((cid, bytes)),
+                    Ok(Some(_)) => {}
+                    Ok(None) => lacking.push(cid),
+                    Err(e) => {
+                        tracing::warn!("cannot read the inner node {cid}: {e}");
+                        lacking.push(cid);
+                    }
+                }
+            }
+            let _ = link.control.try_send(Message::Nodes { request, nodes, lacking });
+        });
+    }
+}

@@ -1,0 +1,24 @@
+//! The node: engine, store and network wired together.
+//!
+//! [`NodeHandle`] is what the control API and the command line hold. Behind it one task, the
+//! [`driver`], owns the swarm engine; worker threads hash, read and write; libp2p runs in a task of its own.
+
+mod actions;
+pub mod api;
+mod clock;
+pub mod config;
+mod contents;
+mod discovery;
+mod driver;
+mod fetching;
+mod handle;
+mod inbound;
+pub mod lock;
+mod parts;
+mod peers;
+mod reading;
+mod walk;
+mod workers;
+
+pub use config::NodeConfig;
+pub use handle::NodeHandle;

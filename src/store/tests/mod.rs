@@ -1,0 +1,7 @@
+//! The suite that both stores pass, then what only a file system can do, then the two against each other.
+
+mod bench;
+mod fs;
+mod import;
+mod random;
+mod suite;

@@ -1,0 +1,16 @@
+//! The integration tests: real `dunlin` processes over loopback, each with a data directory of its own.
+//!
+//! Nothing here sleeps for a fixed time: a test waits for lines, exits and files, and gives up after
+//! [`support::home::LONG`]. What is random follows from a seed that is printed.
+
+mod attach;
+mod changed;
+mod cli;
+mod disk_full;
+mod hostile;
+mod hostile_dags;
+mod kill;
+mod layering;
+mod support;
+mod transfer;
+mod vectors;

@@ -1,0 +1,91 @@
+//! Contents to be served by a peer of the test's own: honest ones, and DAGs that nobody should make.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use dunlin::content::block::cid_of;
+use dunlin::content::builder::{Built, FileBuilder, leaf, symlink};
+use dunlin::content::dagpb::{NewLink, encode};
+use dunlin::content::profile::Profile;
+use dunlin::content::{Cid, DAG_PB, Meta, RAW};
+
+const PROFILE: &Profile = &Profile::V1_256K;
+
+/// A root, its inner nodes in the order of the manifest, and its chunks by number.
+pub struct Dag {
+    pub root: Cid,
+    pub nodes: Vec<(Cid, Bytes)>,
+    pub chunks: Vec<Bytes>,
+}
+
+impl Dag {
+    /// A file of distinct chunks.
+    pub fn file(data: &[u8]) -> Dag {
+        let (mut nodes, mut chunks) = (Vec::new(), Vec::new());
+        let sink = &mut |cid, node| nodes.push((cid, node));
+        let mut file = FileBuilder::new(PROFILE, Meta::NONE);
+        for chunk in data.chunks(PROFILE.chunk_len as usize) {
+            file.push(leaf(PROFILE, chunk), sink);
+            chunks.push(Bytes::copy_from_slice(chunk));
+        }
+        let root = file.finish(sink).cid;
+        // Nodes are finished from the leaves upwards; they are asked for from the root downwards.
+        nodes.reverse();
+        Dag { root, nodes, chunks }
+    }
+
+    pub fn node(&self, cid: &Cid) -> Option<Bytes> {
+        self.nodes.iter().find(|(c, _)| c == cid).map(|(_, node)| node.clone())
+    }
+}
+
+/// Makes a folder by hand: its entries' names are whatever the test wants.
+#[derive(Default)]
+pub struct Folder {
+    links: Vec<NewLink>,
+    nodes: Vec<(Cid, Bytes)>,
+    chunks: Vec<Bytes>,
+    numbers: HashMap<Cid, ()>,
+}
+
+impl Folder {
+    pub fn file(mut self, name: &str, data: &[u8]) -> Folder {
+        let cid = cid_of(false, RAW, data);
+        if self.numbers.insert(cid, ()).is_none() {
+            self.chunks.push(Bytes::copy_from_slice(data));
+        }
+        self.link(name, cid, data.len() as u64);
+        self
+    }
+
+    pub fn symlink(mut self, name: &str, target: &str) -> Folder {
+        let mut nodes = Vec::new();
+        let Built { cid, tsize, .. } = symlink(PROFILE, target.as_bytes(), &mut |c, n| nodes.push((c, n)));
+        self.nodes.append(&mut nodes);
+        self.link(name, cid, tsize);
+        self
+    }
+
+    /// A folder in it. Its files must not be files of the outer one too: then their numbers would differ.
+    pub fn folder(mut self, name: &str, inner: Folder) -> Folder {
+        let mut inner = inner.finish();
+        self.link(name, inner.root, 0);
+        self.nodes.append(&mut inner.nodes);
+        self.chunks.append(&mut inner.chunks);
+        self
+    }
+
+    fn link(&mut self, name: &str, cid: Cid, tsize: u64) {
+        self.links.push(NewLink { cid, name: name.to_owned(), tsize });
+    }
+
+    /// The links stay in the order that they were made in: the manifest's numbers follow it.
+    pub fn finish(self) -> Dag {
+        const DIRECTORY: &[u8] = &[8, 1];
+        let block = encode(&self.links, DIRECTORY);
+        let root = cid_of(false, DAG_PB, &block);
+        let mut nodes = vec![(root, Bytes::from(block))];
+        nodes.extend(self.nodes);
+        Dag { root, nodes, chunks: self.chunks }
+    }
+}
