@@ -87,6 +87,7 @@ impl Session {
     /// Ends a node of our own: when the commands that attached are done, or at once on a signal.
     pub async fn finish(self, signals: &Signals) {
         let Home::Own { app, data, server } = self.home else { return };
+        drop(self.client);
         tokio::select! {
             biased;
             () = signals.asked() => {}
@@ -174,7 +175,10 @@ async fn own(resolved: &Resolved, need: Need, data: DataDir) -> Result<Session> 
         .bind_control()
         .with_context(|| format!("cannot make the control socket in {}", data.path().display()))?;
     let network = need != Need::Store;
-    let node = NodeHandle::start(resolved.config.node(resolved.data_dir.clone(), network)).await?;
+    let mut config = resolved.config.node(resolved.data_dir.clone(), network);
+    // A daemon is to be found where its settings say; a command in the foreground works beside it too.
+    config.any_port = need == Need::Network && resolved.start_flag != Some("--listen");
+    let node = NodeHandle::start(config).await?;
     let role = if need == Need::Daemon { Role::Daemon } else { Role::Foreground { network } };
     let identity = node.identity();
     let app = App::new(node, role);

@@ -3,7 +3,8 @@
 //! Every 10 s the interested peers are ranked by what they sent us of late, and the best hold the
 //! slots; among those that sent about the same the ones that lag behind come first, softly, so that a
 //! swarm ends together. Every 30 s one more slot goes to another at random, newcomers favoured and those
-//! that took much and gave nothing disfavoured. A slot that falls free is filled at once. A peer that has
+//! that took much and gave nothing disfavoured; it goes on sooner if that peer has what we want and does
+//! not answer in kind. A slot that falls free is filled at once. A peer that has
 //! fetched everything goes on by need alone; one that never fetched anything lets the slots rotate. `Slots::Auto` opens another slot
 //! whenever the link would idle although somebody waits, and closes what was not needed.
 
@@ -14,16 +15,25 @@ use super::config::Slots;
 use super::event::{Action, Fault, PeerKind, Refusal};
 use crate::units::{CHUNK_LEN, PeerKey, Time};
 
-/// How much being a thousandth of the content behind counts, against chance below 1,000.
-const LAG_WEIGHT: u64 = 5;
-/// A peer is a newcomer for this long.
-const NEW: Duration = Duration::from_secs(60);
+/// Chunks new to the swarm that a seed gives to a peer before another has its turn.
+const GIFTS: u32 = 2;
+/// How much it counts to have a thousandth of the content more, against `CHANCE` and `CREDIT_WEIGHT`.
+const LAG_WEIGHT: u64 = 10;
+/// How much it counts to have sent half as much as the best.
+const CREDIT_WEIGHT: u64 = 300;
+/// What chance counts at most among those that sent something.
+const CHANCE: u64 = 500;
+/// What the optimistic peer is sent before it must have unchoked us (if it has what we want) to keep its
+/// slot beyond the next judgement.
+const TRIAL: u64 = 8 * CHUNK_LEN as u64;
+/// A peer is a newcomer until it has this many chunks.
+const NEW: u32 = 4;
 /// How many times likelier a newcomer is to get the optimistic slot.
 const NEW_WEIGHT: u32 = 3;
-/// What a peer may take before giving nothing for it is held against it.
-const DEBT: u64 = 16 * CHUNK_LEN as u64;
 /// After opening a slot: time for the new peer to ask for something.
 const SETTLE: Duration = Duration::from_millis(50);
+/// How long the link must have been busy before slots are closed, and how often that is looked at.
+const CLOSE: Duration = Duration::from_secs(2);
 /// Things done to no purpose within a judgement's time that are a fault.
 const MAX_NOISE: u32 = 2_000;
 
@@ -33,10 +43,14 @@ pub(super) struct Choker {
     pub judge_at: Time,
     optimistic_at: Time,
     pub optimistic: Option<PeerKey>,
+    /// Bytes that it had been sent in all when it got the slot.
+    optimistic_given: u64,
     /// Slots opened beyond the base.
     extra: u16,
-    /// The link would have idled since the last judgement, had no slot been opened.
-    idled: bool,
+    /// When the link would have idled last, had no slot been opened.
+    idle_at: Time,
+    /// When the slots beyond the base are looked at; `Time::MAX` if there are none.
+    pub close_at: Time,
     /// When another slot may be opened, if the link still idles; `Time::MAX` if that is not wanted.
     pub open_at: Time,
     /// Until then the peer that was unchoked last has not had the time to ask for anything.
@@ -53,8 +67,10 @@ impl Choker {
             judge_at: Time::MAX,
             optimistic_at: Time::ZERO,
             optimistic: None,
+            optimistic_given: 0,
             extra: 0,
-            idled: false,
+            idle_at: Time::ZERO,
+            close_at: Time::MAX,
             open_at: Time::MAX,
             settled_at: Time::ZERO,
             held: 0,
@@ -63,9 +79,21 @@ impl Choker {
     }
 }
 
-/// A peer that took a lot and gave next to nothing back.
-fn owes(given: u64, taken: u64) -> bool {
-    given > DEBT && taken < given / 8
+/// How much a peer has taken that gave next to nothing back: 0 if it gave or took nothing yet, then one
+/// more for every doubling of what it took, in chunks.
+fn debt(given: u64, taken: u64) -> u8 {
+    let chunks = given / u64::from(CHUNK_LEN);
+    if chunks == 0 || taken > given / 32 { 0 } else { 1 + chunks.ilog2().min(6) as u8 }
+}
+
+/// How many times `most` must be halved to make `credit`, in sixteenths.
+fn halvings(most: u64, credit: u64) -> u64 {
+    let log = |n: u64| {
+        let whole = n.max(1).ilog2();
+        // Between powers of two a straight line is near enough.
+        u64::from(whole) * 16 + ((u128::from(n.max(1)) << 4 >> whole) as u64 & 15)
+    };
+    log(most).saturating_sub(log(credit))
 }
 
 /// Smaller is better.
@@ -93,17 +121,65 @@ impl Engine {
         let chance = u64::from(self.rng.below(1_000));
         let Some(p) = self.peers.get(&peer) else { return (u8::MAX, 0, 0) };
         let (given, taken) = self.ledger.get(peer).map_or((0, 0), |a| (a.given, a.taken));
-        let owes = u8::from(owes(given, taken));
-        // Among equals those that lag behind, not strictly, so that not everybody serves the same one.
+        let debt = debt(given, taken);
+        // Those that lag behind first, though not strictly, so that not everybody serves the same one.
         let need = LAG_WEIGHT * self.progress(peer, p) + chance;
-        match (leeching, p.credit) {
-            (true, 0) => (8 + owes, need, peer.0),
-            (true, _) if p.pipeline.snubbed => (8 + owes, need, peer.0),
-            // Equals are those within a factor of four of each other.
-            (true, credit) => ((most / credit).max(1).ilog2().min(14) as u8 / 2, need, peer.0),
-            (false, _) if self.taken > 0 => (owes, need, peer.0),
-            (false, _) => (0, p.choked_at.0.max(p.unchoked_at.0), chance),
+        if !self.cfg.tit_for_tat {
+            return (0, need, peer.0);
         }
+        match (leeching, p.credit) {
+            (true, _) if p.pipeline.snubbed => (1 + debt, need, peer.0),
+            (true, 0) if taken == 0 || debt > 0 => (1 + debt, need, peer.0),
+            (true, credit) => {
+                // Who gave something once, however slowly, is not forgotten at once.
+                let credit = credit.max(u64::from(CHUNK_LEN) / 16);
+                let score = CREDIT_WEIGHT * halvings(most, credit) / 16 + LAG_WEIGHT * self.progress(peer, p);
+                (0, score + chance * CHANCE / 1_000, peer.0)
+            }
+            (false, _) if self.taken > 0 => (debt, need, peer.0),
+            (false, _) => (self.unspread(p), p.choked_at.0.max(p.unchoked_at.0), chance),
+        }
+    }
+
+    /// How many of the chunks that we gave to this peer first nobody else is known to have yet.
+    fn unspread(&self, p: &super::state::Peer) -> u8 {
+        let alone = |(k, c): &&(crate::units::ContentKey, u32)| {
+            self.contents.get(k).is_some_and(|k| k.picker.copies(*c) < 2)
+        };
+        p.gifts.iter().filter(alone).count() as u8
+    }
+
+    /// Whether slots rotate: we never needed anything of anybody.
+    fn only_seeding(&self) -> bool {
+        self.taken == 0 && !self.leeching()
+    }
+
+    /// A seed's peer that got something new is to pass it on before it gets more, if others wait: so
+    /// new chunks go to as many as can spread them, and most to those that do it fastest.
+    pub(super) fn rotate(&mut self, peer: PeerKey) {
+        let enough = self.peers.get(&peer).is_some_and(|p| p.holds_slot() && p.new_gifts >= GIFTS);
+        if enough && self.choker.waiting > 0 && self.only_seeding() {
+            self.choke(peer);
+            self.vacancies = true;
+        }
+    }
+
+    /// It was served optimistically, has what we want, and chokes us all the same.
+    fn in_vain(&self, peer: PeerKey) -> bool {
+        let Some(p) = self.peers.get(&peer) else { return true };
+        let given = self.ledger.get(peer).map_or(0, |a| a.given);
+        let served = given.saturating_sub(self.choker.optimistic_given) > TRIAL;
+        let of = |k: &crate::units::ContentKey| {
+            let c = self.contents.get(k).filter(|c| c.wants())?;
+            c.swarm.get(&peer).map(|n| n.offers(&c.picker))
+        };
+        served && p.choking_us && p.credit == 0 && p.contents.iter().filter_map(of).any(|offers| offers > 0)
+    }
+
+    /// It has next to nothing of what it wants of us, so it has nothing to give for it either.
+    fn is_newcomer(&self, peer: PeerKey, p: &super::state::Peer) -> bool {
+        let of = |k: &crate::units::ContentKey| self.contents.get(k).and_then(|c| c.swarm.get(&peer));
+        p.contents.iter().filter_map(of).any(|n| n.interested && !n.complete && n.have.len() < NEW)
     }
 
     /// How much a peer has of what it wants of us, in thousandths.
@@ -120,10 +196,6 @@ impl Engine {
     pub(super) fn judge(&mut self) {
         let now = self.now;
         self.choker.judge_at = if self.peers.is_empty() { Time::MAX } else { now + self.cfg.choke_interval };
-        if !self.choker.idled {
-            self.choker.extra -= self.choker.extra.div_ceil(4).min(self.choker.extra);
-        }
-        self.choker.idled = false;
         self.choker.open_at = Time::MAX;
         let leeching = self.leeching();
         let keys: Vec<PeerKey> =
@@ -137,9 +209,10 @@ impl Engine {
         }
         ranked.sort_unstable();
         let slots = self.slots() as usize;
-        let regular = if slots > 1 { slots - 1 } else { slots };
+        let optimistic = usize::from(self.cfg.optimistic && slots > 1);
+        let regular = slots - optimistic;
         let mut chosen: Vec<PeerKey> = ranked.iter().take(regular).map(|r| r.1).collect();
-        if slots > 1 {
+        if optimistic > 0 {
             let rest: Vec<PeerKey> = ranked.iter().skip(regular).map(|r| r.1).collect();
             self.choose_optimistic(&rest);
             chosen.extend(self.choker.optimistic);
@@ -167,18 +240,26 @@ impl Engine {
     /// Keeps the optimistic peer for its time, or draws another from those without a regular slot.
     fn choose_optimistic(&mut self, rest: &[PeerKey]) {
         let now = self.now;
-        if self.choker.optimistic.is_some_and(|o| rest.contains(&o)) && now < self.choker.optimistic_at {
+        let keeps = self.choker.optimistic.is_some_and(|o| rest.contains(&o) && !self.in_vain(o));
+        if keeps && now < self.choker.optimistic_at {
             return;
         }
         let last = self.choker.optimistic.take();
         let weight = |k: &PeerKey| {
             let Some(p) = self.peers.get(k) else { return 0 };
-            let owes = self.ledger.get(*k).is_some_and(|a| owes(a.given, a.taken));
-            let weight = if now.since(p.connected_at) < NEW { 4 * NEW_WEIGHT } else { 4 };
-            match (Some(*k) == last && rest.len() > 1, owes) {
-                (true, _) => 0,
-                (_, true) => 1,
-                _ => weight,
+            if Some(*k) == last && rest.len() > 1 {
+                return 0;
+            }
+            // What it gave for what it took. One that has something to give and never did is trusted less
+            // than one that did, and one that has nothing yet most of all.
+            let (given, taken) = self.ledger.get(*k).map_or((0, 0), |a| (a.given, a.taken));
+            let chunk = u64::from(CHUNK_LEN);
+            let fair = (taken + chunk).min(given + chunk).saturating_mul(32) / (given + chunk);
+            let fair = u32::try_from(fair).unwrap_or(32);
+            match (self.is_newcomer(*k, p), taken) {
+                (true, _) => NEW_WEIGHT * (1 + fair),
+                (false, 0) => 1 + fair / 4,
+                (false, _) => 1 + fair,
             }
         };
         let weights: Vec<u32> = rest.iter().map(weight).collect();
@@ -186,6 +267,7 @@ impl Engine {
         for (k, w) in rest.iter().zip(weights) {
             if draw < w {
                 self.choker.optimistic = Some(*k);
+                self.choker.optimistic_given = self.ledger.get(*k).map_or(0, |a| a.given);
                 self.choker.optimistic_at = now + self.cfg.optimistic_interval;
                 return;
             }
@@ -237,15 +319,45 @@ impl Engine {
         {
             return;
         }
-        self.choker.idled = true;
+        self.choker.idle_at = now;
         if now < self.choker.settled_at {
             self.choker.open_at = self.choker.settled_at;
             return;
         }
         self.choker.extra += 1;
+        self.choker.close_at = self.choker.close_at.min(now + CLOSE);
         self.fill_slots();
         // If that does not help either.
         self.choker.open_at = if self.choker.waiting > 0 { self.choker.settled_at } else { Time::MAX };
+    }
+
+    /// Half of the slots beyond the base are closed if the link was busy for a while: spread thin, we would
+    /// be nobody's best. Those go that deserve theirs least.
+    pub(super) fn close_slots(&mut self) {
+        let now = self.now;
+        self.choker.close_at = if self.choker.extra > 0 { now + CLOSE } else { Time::MAX };
+        if now.since(self.choker.idle_at) < CLOSE {
+            return;
+        }
+        self.choker.extra /= 2;
+        let surplus = self.choker.held.saturating_sub(self.slots()) as usize;
+        if surplus == 0 {
+            return;
+        }
+        let leeching = self.leeching();
+        let most = self.peers.values().map(|p| p.credit).max().unwrap_or(0);
+        let holds =
+            |(k, p): &(&PeerKey, &super::state::Peer)| p.holds_slot() && self.choker.optimistic != Some(**k);
+        let keys: Vec<(bool, PeerKey)> =
+            self.peers.iter().filter(holds).map(|(k, p)| (p.interests == 0, *k)).collect();
+        let mut ranked: Vec<(bool, Rank, PeerKey)> = Vec::with_capacity(keys.len());
+        for (idle, k) in keys {
+            ranked.push((idle, self.rank(k, leeching, most), k));
+        }
+        ranked.sort_unstable();
+        for (_, _, k) in ranked.into_iter().rev().take(surplus) {
+            self.choke(k);
+        }
     }
 
     pub(super) fn choke(&mut self, peer: PeerKey) {
@@ -264,7 +376,7 @@ impl Engine {
     fn unchoke(&mut self, peer: PeerKey) {
         let now = self.now;
         let Some(p) = self.peers.get_mut(&peer).filter(|p| p.choked) else { return };
-        (p.choked, p.unchoked_at) = (false, now);
+        (p.choked, p.unchoked_at, p.new_gifts) = (false, now, 0);
         self.choker.settled_at = now + p.rtt_or_zero() + SETTLE;
         self.choker.held += 1;
         self.choker.waiting -= u32::from(p.interests > 0);

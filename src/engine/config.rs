@@ -23,6 +23,10 @@ pub struct Config {
     pub choke_interval: Duration,
     /// How often the optimistic slot goes to another peer.
     pub optimistic_interval: Duration,
+    /// Whether slots go to those that send us most. Off only to show what it is good for.
+    pub tit_for_tat: bool,
+    /// Whether one slot is optimistic. Off only to show what it is good for.
+    pub optimistic: bool,
     /// Unchoked and asked for this long without one chunk: the peer has snubbed us.
     pub snub_after: Duration,
 
@@ -68,6 +72,8 @@ impl Default for Config {
             max_slots: 64,
             choke_interval: Duration::from_secs(10),
             optimistic_interval: Duration::from_secs(30),
+            tit_for_tat: true,
+            optimistic: true,
             snub_after: Duration::from_secs(60),
             up_limit: None,
             down_limit: None,

@@ -15,6 +15,8 @@ use crate::units::{ContentKey, PeerKey, Time};
 const GAIN: Duration = Duration::from_millis(100);
 /// What is assumed of a peer that has not delivered yet.
 const GUESS: Duration = Duration::from_secs(1);
+/// A request of which no byte has come after this long has probably not begun.
+const WAIT: Duration = Duration::from_millis(500);
 /// Between looks for something to take over.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -36,9 +38,7 @@ struct Candidate {
 pub(super) fn expected(p: &Peer, now: Time, bytes: u64) -> Duration {
     match p.down_rate.per_second(now) {
         0 => GUESS,
-        rate => Duration::from_nanos(
-            u64::try_from(u128::from(bytes) * 1_000_000_000 / u128::from(rate)).unwrap_or(u64::MAX),
-        ),
+        rate => Duration::from_micros(bytes.saturating_mul(1_000_000) / rate),
     }
 }
 
@@ -118,6 +118,10 @@ impl Engine {
         let now = self.now;
         let p = self.peers.get(&idle)?;
         let mut best: Option<Candidate> = None;
+        // If our own link is what limits, nothing comes before what is in line for it already.
+        let asked: u64 = self.peers.values().map(|p| p.pipeline.live_bytes()).sum();
+        let backlog =
+            Duration::from_micros(asked.saturating_mul(1_000_000) / self.down_rate.per_second(now).max(1));
         for key in &p.contents {
             let Some(content) = self.contents.get(key).filter(|c| c.wants() && c.picker.asked() > 0) else {
                 continue;
@@ -136,16 +140,19 @@ impl Engine {
                     if a.content != *key || !me.has(a.chunk) || p.pipeline.position(*key, a.chunk).is_some() {
                         continue;
                     }
-                    let in_line = place > 1 || a.overtaken;
-                    if !in_line && !(endgame && content.picker.asks(a.chunk) < self.cfg.endgame_copies) {
+                    // No byte of it has come, and one could have by now: it has not begun.
+                    let waits = !other.pipeline.begun() && now.since(a.at.max(other.pipeline.life)) > WAIT;
+                    let in_line = place > 1 || a.overtaken || waits;
+                    let again = endgame && content.picker.asks(a.chunk) < self.cfg.endgame_copies;
+                    if !in_line && !again {
                         continue;
                     }
                     if in_line && p.pipeline.live() > 0 && !endgame {
                         continue;
                     }
                     let there = self.until(other, ahead, a.at);
-                    let here =
-                        expected(p, now, p.pipeline.live_bytes() + u64::from(a.bytes)) + p.rtt_or_zero();
+                    let bytes = p.pipeline.live_bytes() + u64::from(a.bytes);
+                    let here = (expected(p, now, bytes) + p.rtt_or_zero()).max(backlog);
                     let gain = there.saturating_sub(here + here / 2 + GAIN);
                     if gain > best.as_ref().map_or(Duration::ZERO, |b| b.gain) {
                         best = Some(Candidate { peer: *q, content: *key, chunk: a.chunk, in_line, gain });

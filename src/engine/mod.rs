@@ -12,7 +12,7 @@
 //! sequence of events is taken without a panic: what names an unknown peer or content is ignored. A clock
 //! that goes back is taken as one that stands still.
 //!
-//! One policy a file: [`picker`], `requests` and `endgame` (what to ask of whom), `choker` and `uploads`
+//! One policy a file: `picker`, `requests` and `endgame` (what to ask of whom), `choker` and `uploads`
 //! (whom to serve with what), [`ledger`], [`limits`], `haves`, `nodes`, `pex`.
 
 mod check;
@@ -26,7 +26,7 @@ pub mod ledger;
 pub mod limits;
 mod nodes;
 mod pex;
-pub mod picker;
+mod picker;
 mod requests;
 pub mod rng;
 mod state;
@@ -185,12 +185,20 @@ impl Engine {
     pub fn handle_store(&mut self, now: Time, result: StoreResult) {
         self.advance(now);
         match result {
-            StoreResult::Stored { content, chunk, .. } => self.on_stored(content, chunk.get()),
+            StoreResult::Stored { content, chunk, from } => {
+                self.verified(from, true);
+                self.on_stored(content, chunk.get());
+            }
             StoreResult::Bad { content, chunk, from } => {
                 self.on_not_stored(content, chunk.get(), false);
                 self.fault(from, Fault::BadBytes);
             }
-            StoreResult::NotStored { content, chunk } => self.on_not_stored(content, chunk.get(), true),
+            StoreResult::NotStored { content, chunk } => {
+                // Whose it was is not said, as nobody is to blame; a trial that ended so is simply held again.
+                let peers: Vec<PeerKey> = self.peers.keys().copied().collect();
+                peers.into_iter().for_each(|peer| self.verified(peer, false));
+                self.on_not_stored(content, chunk.get(), true);
+            }
             StoreResult::Unreadable { content, chunk, to } => self.on_unreadable(content, chunk.get(), to),
         }
         self.settle();
@@ -208,6 +216,9 @@ impl Engine {
         }
         if now >= self.choker.judge_at {
             self.judge();
+        }
+        if now >= self.choker.close_at {
+            self.close_slots();
         }
         if now >= self.wake_at {
             self.wake_at = Time::MAX;
@@ -227,8 +238,8 @@ impl Engine {
 
     /// When [`Engine::handle_timeout`] is to be called at the latest; `None` if nothing is waited for.
     pub fn poll_timeout(&self) -> Option<Time> {
-        let next =
-            self.due.min(self.tick_at).min(self.wake_at).min(self.choker.judge_at).min(self.choker.open_at);
+        let next = self.due.min(self.tick_at).min(self.wake_at);
+        let next = next.min(self.choker.judge_at).min(self.choker.open_at).min(self.choker.close_at);
         (next != Time::MAX).then(|| Time(next.0.saturating_sub(self.ahead)))
     }
 
@@ -356,7 +367,9 @@ impl Engine {
         keys.into_iter().for_each(|k| self.check_nodes(k));
         let asks = self.peers.values().any(|p| !p.pipeline.asks.is_empty() || p.pipeline.silent());
         if asks || self.contents.values().any(|c| c.nodes.busy()) {
-            self.tick_at = self.now + requests::TICK;
+            let endgame = |c: &Content| c.wants() && c.picker.open() == 0 && c.picker.asked() > 0;
+            let hurry = self.contents.values().any(endgame);
+            self.tick_at = self.now + if hurry { requests::ENDGAME_TICK } else { requests::TICK };
         }
         self.refill = true;
     }

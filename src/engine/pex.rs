@@ -34,7 +34,17 @@ pub(super) struct Pex {
 
 impl Pex {
     pub fn new(now: Time) -> Pex {
-        Pex { started: now, ask_at: now + EARLY, turn: None, find_at: now, found_at: None, wait: SEARCH_MIN }
+        let ask_at = Time::MAX;
+        Pex { started: now, ask_at, turn: None, find_at: now, found_at: None, wait: SEARCH_MIN }
+    }
+
+    /// There is somebody to ask; true if there was nobody before.
+    pub fn begin(&mut self, now: Time) -> bool {
+        let idle = self.ask_at == Time::MAX;
+        if idle {
+            self.ask_at = now + EARLY;
+        }
+        idle
     }
 }
 
@@ -50,7 +60,8 @@ impl Engine {
         let Some(content) = self.contents.get_mut(&key) else { return };
         let early = now.since(content.pex.started) < LATE && content.swarm.len() < self.cfg.neighbours;
         content.pex.ask_at = now + if early { EARLY } else { LATE };
-        if content.paused {
+        if content.paused || content.swarm.is_empty() {
+            content.pex.ask_at = Time::MAX;
             return;
         }
         let after = content.pex.turn.map_or(0, |p| p.0.saturating_add(1));
@@ -98,7 +109,10 @@ impl Engine {
         let Some(content) = self.contents.get_mut(&key) else { return };
         let found_at = content.pex.found_at;
         content.pex = Pex { found_at, ..Pex::new(now) };
-        self.due = self.due.min(content.pex.ask_at);
+        if !content.swarm.is_empty() {
+            content.pex.begin(now);
+            self.due = self.due.min(content.pex.ask_at);
+        }
         self.look_soon(key);
     }
 }

@@ -15,6 +15,8 @@ use crate::units::{CHUNK_LEN, ChunkIndex, ContentKey, PeerKey, Time};
 
 /// How often time-outs are looked at while something is asked for.
 pub(super) const TICK: Duration = Duration::from_millis(500);
+/// The same while everything is asked for and idle peers may take something over.
+pub(super) const ENDGAME_TICK: Duration = Duration::from_millis(100);
 /// What depth allows for beyond the round trip: reading, queueing, scheduling.
 const SLACK: Duration = Duration::from_millis(100);
 /// Silence that is tolerated: at least, at most, and before anything was measured.
@@ -51,6 +53,10 @@ pub(super) struct Pipeline {
     ramp: Option<u32>,
     /// Chunks that it delivered since it was connected or last silent.
     delivered: u32,
+    /// A chunk of its was found right. Until then it is asked for one at a time.
+    proven: bool,
+    /// Its first chunk is being verified.
+    on_trial: bool,
     /// From request to arrival, and how that varies, in nanoseconds.
     service: Option<(u64, u64)>,
     backoff: u32,
@@ -75,6 +81,8 @@ impl Pipeline {
             live_bytes: 0,
             ramp: Some(1),
             delivered: 0,
+            proven: false,
+            on_trial: false,
             service: None,
             backoff: 0,
             life: now,
@@ -96,6 +104,11 @@ impl Pipeline {
         self.live_bytes
     }
 
+    /// Bytes of a chunk have come that is not whole yet.
+    pub fn begun(&self) -> bool {
+        self.early > 0
+    }
+
     pub fn silent(&self) -> bool {
         self.silent_since.is_some()
     }
@@ -112,8 +125,8 @@ impl Pipeline {
         if self.silent() || self.live >= self.max || self.asks.len() - self.live > MAX_DEAD {
             return false;
         }
-        if self.delivered == 0 {
-            return self.live == 0;
+        if self.delivered == 0 || !self.proven {
+            return self.live == 0 && !self.on_trial;
         }
         let depth = self.depth(rate, rtt);
         self.live < 2
@@ -233,17 +246,25 @@ impl Engine {
             return Arrival::Unasked;
         };
         self.list(peer);
-        self.answered(peer, i, bytes);
-        let Some(content) = self.contents.get_mut(&key) else { return Arrival::Late };
+        let Some(content) = self.contents.get_mut(&key) else {
+            self.answered(peer, i, bytes);
+            return Arrival::Late;
+        };
         content.down_rate.add(now, bytes);
         let state = content.picker.state(c);
         let of_use = matches!(state, Some(State::Missing | State::Asked)) && content.picker.is_wanted(c);
         if !of_use || content.paused {
             self.late_bytes = self.late_bytes.saturating_add(bytes);
+            self.answered(peer, i, bytes);
             return Arrival::Late;
         }
-        let others = content.picker.asks(c) > 0;
+        // Before the request is taken back, so that the chunk is not open in between.
         content.picker.set(c, State::Arrived);
+        if let Some(p) = self.peers.get_mut(&peer) {
+            p.pipeline.on_trial = !p.pipeline.proven;
+        }
+        self.answered(peer, i, bytes);
+        let others = self.contents.get(&key).is_some_and(|k| k.picker.asks(c) > 0);
         self.ledger.took(now, peer, bytes);
         self.taken = self.taken.saturating_add(bytes);
         if let Some(p) = self.peers.get_mut(&peer) {
@@ -253,6 +274,15 @@ impl Engine {
             self.cancel_everywhere(key, c);
         }
         Arrival::Wanted
+    }
+
+    /// A chunk of the peer's was looked at: it was right, or (ours to mend) it could not be kept.
+    pub(super) fn verified(&mut self, peer: PeerKey, right: bool) {
+        let Some(p) = self.peers.get_mut(&peer) else { return };
+        if std::mem::take(&mut p.pipeline.on_trial) || right && !p.pipeline.proven {
+            p.pipeline.proven |= right;
+            self.list(peer);
+        }
     }
 
     /// Takes an answered request out of the pipeline, by a chunk of so many bytes.
@@ -539,7 +569,7 @@ mod tests {
             (125_000_000, ms(60), 60, 90),
         ] {
             let mut p = Pipeline::new(Time::ZERO, &Config::default());
-            p.delivered = 1;
+            (p.delivered, p.proven) = (1, true);
             p.ramp = None;
             let n = filled(&mut p, rate, rtt);
             assert!((least..=most).contains(&n), "{rate} {rtt:?}: {n}");
@@ -557,6 +587,7 @@ mod tests {
             for _ in 0..n {
                 p.remove(0);
                 p.deliver(Time::ZERO, 262_144, rate, rtt);
+                p.proven = true;
             }
         }
         assert_eq!(sizes[0], 1);

@@ -71,6 +71,11 @@ impl Content {
         self.whole && self.picker.held().len() == self.picker.len()
     }
 
+    /// We are the only complete source that we know of.
+    pub fn alone(&self) -> bool {
+        self.picker.seeds() == 0 && self.complete()
+    }
+
     /// Something is still to be fetched (chunks, or the manifest that names them).
     pub fn wants(&self) -> bool {
         self.picker.wants() && !self.paused && (!self.whole || self.picker.missing() > 0)
@@ -177,6 +182,9 @@ pub(super) struct Peer {
     pub turn: u64,
     pub unchoked_at: Time,
     pub choked_at: Time,
+    /// Chunks that it was the first to get from us, the latest few; how many since it was unchoked.
+    pub gifts: Vec<(ContentKey, u32)>,
+    pub new_gifts: u32,
 
     /// Things it did to no purpose since the last judgement: repeated flips, known haves.
     pub noise: u32,
@@ -208,6 +216,8 @@ impl Peer {
             turn: 0,
             unchoked_at: Time::ZERO,
             choked_at: Time::ZERO,
+            gifts: Vec::new(),
+            new_gifts: 0,
             noise: 0,
             listed: false,
             look_at: Time::ZERO,

@@ -121,9 +121,13 @@ impl Engine {
             log_at,
             shelf: super::picker::Shelf::None,
         };
-        content.swarm.entry(peer).or_insert(fresh);
+        // One that joins again knows nothing of what it was told.
+        content.swarm.entry(peer).or_insert(fresh).told = None;
         if !known {
             p.contents.push(key);
+        }
+        if content.pex.begin(self.now) {
+            self.due = self.due.min(content.pex.ask_at);
         }
         let missed = log_at < content.log.end() && content.log.flush_at == crate::units::Time::MAX;
         if missed {

@@ -18,6 +18,8 @@ use crate::units::{CHUNK_LEN, ChunkIndex, ContentKey, PeerKey, Time};
 
 /// Chunks with the driver at a time, however many small ones fit.
 const MAX_FLYING: usize = 64;
+/// Chunks new to the swarm that are remembered of a peer.
+const MAX_GIFTS: usize = 8;
 /// Requests of one peer that are looked at for the one to send next.
 const LOOK: usize = 32;
 /// How long an attempt with more in flight lasts at least, in time and chunks, and between attempts.
@@ -205,6 +207,7 @@ impl Engine {
             content.up_rate.add(now, bytes);
         }
         self.dispatch = true;
+        self.rotate(peer);
     }
 
     /// The store could not read what was to be sent; the peer is told that it is gone.
@@ -268,6 +271,13 @@ impl Engine {
             self.uploads.content_turn = self.uploads.content_turn.max(content.up_turn);
             content.up_turn += bytes;
             content.up.take(bytes);
+            if self.cfg.super_seeding && content.alone() && content.picker.spread(q.chunk) == 0 {
+                p.new_gifts += 1;
+                if p.gifts.len() >= MAX_GIFTS {
+                    p.gifts.remove(0);
+                }
+                p.gifts.push((q.content, q.chunk));
+            }
             content.picker.count_sent(q.chunk);
         }
         let seq = self.uploads.sent;
@@ -304,10 +314,7 @@ impl Engine {
                             wake = wake.min(t);
                             None
                         }
-                        None => {
-                            let alone = c.picker.seeds() == 0 && c.complete();
-                            Some((c.up_turn, alone && self.cfg.super_seeding))
-                        }
+                        None => Some((c.up_turn, self.cfg.super_seeding && c.alone())),
                     });
                     last = Some((q.content, turn));
                 }
@@ -334,7 +341,7 @@ impl Engine {
             let flying = self.uploads.flying.iter().filter(|f| f.peer == *key);
             let (n, bytes) = flying.fold((0, 0), |(n, b), f| (n + 1, b + u64::from(f.bytes)));
             want(p.sending_count == n && p.sending == bytes, "in flight")?;
-            want(self.uploads.waiting.contains(key) == !p.queue.is_empty(), "who waits")?;
+            want(self.uploads.waiting.contains(key) != p.queue.is_empty(), "who waits")?;
             want(p.queue.len() <= self.cfg.queue_per_peer, "queue too long")?;
             want(!p.choked || p.queue.is_empty(), "a choked peer waits")?;
         }

@@ -20,13 +20,14 @@ pub fn simulated_rows(setting: &Setting, chunk: u32, peers: &[u64], seed: u64) -
     Ok(rows)
 }
 
-/// A swarm of contributors with some that give nothing; up-links are the bottleneck.
+/// A swarm of contributors with some that give nothing. The seed's up-link is twice theirs, so that
+/// what limits everybody is the sum of the up-links, not the pace at which new chunks come.
 #[derive(Clone, Debug)]
 pub struct Fairness {
     pub contributors: u32,
     pub riders: u32,
     pub size: u64,
-    /// Each peer's up-link, the seed's too, in bytes a second; down-links are four times that.
+    /// Each peer's up-link, in bytes a second; the seed's is twice, all down-links are four times that.
     pub up: f64,
     pub slots: Slots,
     pub seed: u64,
@@ -54,7 +55,7 @@ pub struct FairnessRow {
 pub fn fairness(f: &Fairness) -> Result<Vec<FairnessRow>, SimError> {
     let mut rows = Vec::new();
     for (tit_for_tat, optimistic) in [(true, true), (true, false), (false, true), (false, false)] {
-        let mut scenario = Scenario::uniform(f.size, f.up, f.up, 4.0 * f.up, f.contributors);
+        let mut scenario = Scenario::uniform(f.size, 2.0 * f.up, f.up, 4.0 * f.up, f.contributors);
         let mut rider = scenario.groups[1].clone();
         (rider.role, rider.count) = (Role::FreeRider, f.riders);
         scenario.groups.push(rider);

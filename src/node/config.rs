@@ -48,6 +48,8 @@ pub struct NodeConfig {
     /// Its lock is held by the caller ([`super::lock::DataDir`]).
     pub data_dir: PathBuf,
     pub listen: Vec<Multiaddr>,
+    /// Where a port is taken, take any instead of failing.
+    pub any_port: bool,
     /// Each ends in /p2p/ID.
     pub bootstrap: Vec<Multiaddr>,
     /// Peers to ask first; each ends in /p2p/ID.
@@ -195,6 +197,7 @@ impl Config {
         NodeConfig {
             data_dir,
             listen: self.network.listen.iter().map(|a| a.0.clone()).collect(),
+            any_port: false,
             bootstrap: self.bootstrap(),
             peers: self.network.peers.iter().map(|a| a.0.clone()).collect(),
             mdns: self.network.mdns,

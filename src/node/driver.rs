@@ -35,13 +35,15 @@ const TICK: Duration = Duration::from_millis(250);
 /// Written bytes after which a checkpoint is due before its second is over.
 const CHECKPOINT_BYTES: u64 = 256 << 20;
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+/// A checkpoint takes at most one part in so many of the time, on a disk that is slow to sync.
+const CHECKPOINT_SHARE: u32 = 4;
 /// Messages taken from one channel before the engine's answers are carried out.
 const BATCH: usize = 64;
 
 /// What the handles ask of the driver.
 pub enum Call {
     /// The content is complete and is to be served from now on.
-    Serve { info: ContentInfo, reply: oneshot::Sender<()> },
+    Serve { info: Box<ContentInfo>, reply: oneshot::Sender<()> },
     Fetch(Box<FetchCall>),
     /// Serve it no more; it stays in the store.
     Withdraw { key: ContentKey, reply: oneshot::Sender<()> },
@@ -89,7 +91,7 @@ pub(super) enum Slow {
     Walked(Box<Walked>),
     FirstNodes { key: ContentKey, nodes: Vec<(Cid, bytes::Bytes)> },
     Checkpointed(Result<(), StoreError>),
-    Finished { key: ContentKey, result: Result<PathBuf, StoreError> },
+    Finished { key: ContentKey, result: Result<(PathBuf, u64), StoreError>, seed: bool },
     Part { root: Cid, part: Option<super::parts::Part> },
     Withdrawn { key: ContentKey, have: crate::bitfield::Bitfield },
 }
@@ -135,6 +137,8 @@ pub struct Driver {
     dirty_bytes: u64,
     checkpointing: bool,
     last_checkpoint: Time,
+    /// How long the last one took: a busy disk is not asked for the next one at once.
+    checkpoint_took: Duration,
 }
 
 impl Driver {
@@ -174,6 +178,7 @@ impl Driver {
             dirty_bytes: 0,
             checkpointing: false,
             last_checkpoint: clock.now(),
+            checkpoint_took: Duration::ZERO,
         };
         Ok((driver, DriverInputs { calls: w.calls, events: w.events, inbound: w.inbound, done, slow }))
     }
@@ -185,6 +190,9 @@ impl Driver {
             self.engine.handle_timeout(now);
         }
         self.carry_out();
+        // What did not fit the queues before: each answer that comes back means that there is room.
+        self.writers.push();
+        self.readers.push();
     }
 
     /// Runs until [`Call::Shutdown`], or until every handle is gone.
@@ -208,6 +216,10 @@ impl Driver {
                 }
                 Some(slow) = input.slow.recv() => self.on_slow(slow),
                 _ = input.inbound.recv_many(&mut inbound, BATCH), if !behind => {
+                    // The news of a link is in `events` before anything that came over it is in `inbound`.
+                    while let Ok(event) = input.events.try_recv() {
+                        self.on_event(event);
+                    }
                     inbound.drain(..).for_each(|i| self.on_inbound(i));
                 }
                 Some(event) = input.events.recv() => self.on_event(event),
@@ -285,7 +297,10 @@ impl Driver {
                 match outcome {
                     Written::Ok => self.stored(content, chunk, from, data_len),
                     Written::Bad => self.engine.handle_store(now, StoreResult::Bad { content, chunk, from }),
-                    Written::Malformed(why) => self.fail(content, Failure::failed(why)),
+                    Written::Malformed(why) => {
+                        self.engine.handle_store(now, StoreResult::NotStored { content, chunk });
+                        self.fail(content, Failure::failed(why));
+                    }
                     Written::Failed(error) => {
                         self.engine.handle_store(now, StoreResult::NotStored { content, chunk });
                         self.store_failed(content, &error);
@@ -300,8 +315,6 @@ impl Driver {
                 self.recheck(content);
             }
         }
-        self.writers.push();
-        self.readers.push();
     }
 
     fn on_slow(&mut self, slow: Slow) {
@@ -310,11 +323,16 @@ impl Driver {
             Slow::FirstNodes { key, nodes } => self.first_nodes_read(key, nodes),
             Slow::Checkpointed(result) => {
                 self.checkpointing = false;
+                self.checkpoint_took = self.clock.now().since(self.last_checkpoint);
                 if let Err(e) = result {
                     tracing::error!("checkpoint failed: {e}");
+                    // What could not be synced is held no longer.
+                    let fetching: Vec<_> =
+                        self.contents.iter().filter(|(_, c)| c.fetch.is_some()).map(|(k, _)| k).collect();
+                    fetching.into_iter().for_each(|key| self.recheck(key));
                 }
             }
-            Slow::Finished { key, result } => self.fetch_finished(key, result),
+            Slow::Finished { key, result, seed } => self.fetch_finished(key, result, seed),
             Slow::Part { root, part } => self.part_found(root, part),
             Slow::Withdrawn { key, have } => {
                 let Some(content) = self.contents.get(key) else { return };
@@ -335,7 +353,8 @@ impl Driver {
         }
         self.tell_progress();
         self.retry_commands();
-        let due = now.since(self.last_checkpoint) >= CHECKPOINT_EVERY || self.dirty_bytes >= CHECKPOINT_BYTES;
+        let every = CHECKPOINT_EVERY.max(self.checkpoint_took * CHECKPOINT_SHARE);
+        let due = now.since(self.last_checkpoint) >= every || self.dirty_bytes >= CHECKPOINT_BYTES;
         if self.dirty_bytes > 0 && due && !self.checkpointing {
             self.dirty_bytes = 0;
             self.checkpointing = true;

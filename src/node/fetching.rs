@@ -175,13 +175,22 @@ impl Driver {
             return;
         }
         fetch.finishing = true;
+        // A fetch that was taken up again at the start has nobody waiting: it was to be seeded.
+        let seed = fetch.waiters.is_empty() || fetch.waiters.iter().any(|w| w.seed);
         let store = self.store.clone();
-        self.slowly(move || Slow::Finished { key, result: store.finish_fetch(key) });
+        self.slowly(move || {
+            let finish = || {
+                let path = store.finish_fetch(key)?;
+                store.set_seeding(key, seed)?;
+                Ok((path, store.info(key)?.size))
+            };
+            Slow::Finished { key, result: finish(), seed }
+        });
     }
 
-    pub(super) fn fetch_finished(&mut self, key: ContentKey, result: Result<PathBuf, StoreError>) {
-        let path = match result {
-            Ok(path) => path,
+    pub(super) fn fetch_finished(&mut self, key: ContentKey, result: Result<(PathBuf, u64), StoreError>, seed: bool) {
+        let (path, size) = match result {
+            Ok(done) => done,
             Err(e) => {
                 if let Some(fetch) = self.contents.get_mut(key).and_then(|c| c.fetch.as_mut()) {
                     fetch.finishing = false;
@@ -192,7 +201,6 @@ impl Driver {
         let Some(content) = self.contents.get_mut(key) else { return };
         content.complete = true;
         let Some(fetch) = content.fetch.take() else { return };
-        let size = fetch.walker.as_ref().map_or(content.held_bytes, Walker::size);
         let link = Link { size: Some(size), name: content.name.clone(), ..Link::new(content.root) };
         let shared = Shared {
             cid: content.root.to_string(),
@@ -201,11 +209,10 @@ impl Driver {
             path,
             skipped: Vec::new(),
         };
-        let stays = fetch.waiters.is_empty() || fetch.waiters.iter().any(|w| w.seed);
         for w in fetch.waiters {
             let _ = w.reply.send(Ok(shared.clone()));
         }
-        content.seeding = stays;
+        content.seeding = seed;
     }
 
     /// The fetch cannot go on; what it has stays for the next try.

@@ -14,7 +14,7 @@ use crate::content::profile::Profile;
 use crate::engine::{Config, Slots};
 use crate::link::{Link, safe_name};
 use crate::net::api::Command;
-use crate::net::{self, NetConfig, NetHandle, identity};
+use crate::net::{self, NetConfig, NetError, NetHandle, identity};
 use crate::store::{
     ContentInfo, FsStore, ImportOptions, ImportProgress, NewFetch, Options, Origin, Store, import,
 };
@@ -96,7 +96,15 @@ impl NodeHandle {
         net_config.bootstrap = cfg.bootstrap.clone();
         net_config.mdns = cfg.mdns;
         net_config.limits.connections = cfg.max_connections;
-        let net = net::start(net_config, events_tx, inbound_tx).await.map_err(failed)?;
+        let net = match net::start(net_config.clone(), events_tx.clone(), inbound_tx.clone()).await {
+            Err(NetError::Listen { addr, why }) if cfg.any_port => {
+                tracing::info!("{addr}: {why}; taking any port");
+                net_config.listen = net_config.listen.into_iter().map(any_port).collect();
+                net::start(net_config, events_tx, inbound_tx).await
+            }
+            started => started,
+        }
+        .map_err(failed)?;
         let listen = net.listen.iter().map(|a| a.clone().with(Protocol::P2p(peer_id)).to_string()).collect();
         let (calls, calls_rx) = mpsc::channel(CALLS);
         let wiring = Wiring {
@@ -166,7 +174,7 @@ impl NodeHandle {
 
     async fn serve(&self, info: ContentInfo) -> Result<(), Failure> {
         match self.inner.running {
-            Some(_) => self.ask(|reply| Call::Serve { info, reply }).await,
+            Some(_) => self.ask(|reply| Call::Serve { info: Box::new(info), reply }).await,
             None => Ok(()),
         }
     }
@@ -455,6 +463,17 @@ impl NodeHandle {
             tracing::debug!("the node had ended already");
         }
     }
+}
+
+/// The same address on whatever port is free.
+fn any_port(addr: Multiaddr) -> Multiaddr {
+    addr.into_iter()
+        .map(|p| match p {
+            Protocol::Tcp(_) => Protocol::Tcp(0),
+            Protocol::Udp(_) => Protocol::Udp(0),
+            p => p,
+        })
+        .collect()
 }
 
 /// Runs something that blocks, off the runtime's own threads.

@@ -9,12 +9,15 @@ use crate::content::Cid;
 use crate::engine::event::{Arrival, Fault, PeerEvent, Refusal};
 use crate::net::api::Inbound;
 use crate::units::{ChunkIndex, ContentKey, PeerKey};
+use crate::wire::frame::MAX_FRAME;
 use crate::wire::exchange::{MAX_JOINED_NODES_LEN, Message, PeerRecord, Update, Why};
 
 use super::driver::{Driver, Slow};
 use super::walk::first_nodes;
 use super::workers::WriteJob;
 
+/// The longest inner node that fits a frame.
+const MAX_NODE_LEN: usize = MAX_FRAME - 1_024;
 /// Joins that wait for a disk read, all contents together.
 const MAX_WAITING_JOINS: usize = 1_024;
 
@@ -293,6 +296,8 @@ impl Driver {
             let (mut nodes, mut lacking, mut len) = (Vec::new(), Vec::new(), 0);
             for cid in cids {
                 match store.node(&cid) {
+                    // It fits no frame: as good as not held.
+                    Ok(Some(bytes)) if bytes.len() > MAX_NODE_LEN => lacking.push(cid),
                     Ok(Some(bytes)) if len + bytes.len() <= MAX_JOINED_NODES_LEN => {
                         len += bytes.len();
                         nodes.push((cid, bytes));

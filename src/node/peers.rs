@@ -146,10 +146,6 @@ impl PeerTable {
         self.ids.iter().map(|(&k, (id, p))| (k, *id, p))
     }
 
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (PeerKey, PeerId, &mut Peer)> {
-        self.ids.iter_mut().map(|(&k, (id, p))| (k, *id, p))
-    }
-
     pub fn connected(&self) -> usize {
         self.ids.values().filter(|(_, p)| p.connected).count()
     }

@@ -122,14 +122,30 @@ pub trait Store: Send + Sync + 'static {
     /// Name and claimed length of a chunk.
     fn chunk(&self, key: ContentKey, chunk: ChunkIndex) -> Result<ChunkSpec, StoreError>;
     /// The runs (chunk numbers) that hold these bytes of a file.
-    fn chunks_of(&self, key: ContentKey, file: FileIndex, start: u64, end: u64) -> Result<Vec<ChunkRange>, StoreError>;
+    fn chunks_of(
+        &self,
+        key: ContentKey,
+        file: FileIndex,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<ChunkRange>, StoreError>;
     /// A held chunk that has this block: its content, its number, and which of its blocks it is.
     fn find_block(&self, hash: &Hash) -> Result<Option<(ContentKey, ChunkIndex, u32)>, StoreError>;
     /// Writes a chunk to all its places. Held once this returns, durable at the next checkpoint.
-    fn write_chunk(&self, key: ContentKey, chunk: ChunkIndex, data: &VerifiedChunk<'_>) -> Result<(), StoreError>;
+    fn write_chunk(
+        &self,
+        key: ContentKey,
+        chunk: ChunkIndex,
+        data: &VerifiedChunk<'_>,
+    ) -> Result<(), StoreError>;
     /// Reads a chunk's blocks into `buf` (cleared first), between two checks of the file's signature;
     /// hashed again while the signature is too young to be trusted.
-    fn read_chunk(&self, key: ContentKey, chunk: ChunkIndex, buf: &mut Vec<u8>) -> Result<ChunkRead, StoreError>;
+    fn read_chunk(
+        &self,
+        key: ContentKey,
+        chunk: ChunkIndex,
+        buf: &mut Vec<u8>,
+    ) -> Result<ChunkRead, StoreError>;
     /// The chunks held.
     fn have(&self, key: ContentKey) -> Result<Bitfield, StoreError>;
     /// Syncs written data, then commits which chunks are held.
@@ -137,7 +153,11 @@ pub trait Store: Send + Sync + 'static {
     /// All chunks are held: empty folders, symlinks, modes; then renames to the final path, which it returns.
     fn finish_fetch(&self, key: ContentKey) -> Result<PathBuf, StoreError>;
     /// Hashes everything again; chunks that no longer match are lost. Returns the runs lost and the files to blame.
-    fn verify(&self, key: ContentKey, progress: &mut dyn FnMut(u64)) -> Result<(Vec<ChunkRange>, Vec<PathBuf>), StoreError>;
+    fn verify(
+        &self,
+        key: ContentKey,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(Vec<ChunkRange>, Vec<PathBuf>), StoreError>;
     /// The content's files are now at `path` (checked by size and hash before anything is believed).
     fn relocate(&self, key: ContentKey, path: &Path) -> Result<(), StoreError>;
 }

@@ -29,7 +29,9 @@ pub enum StoreError {
     #[error("{} belongs to an unfinished fetch of {root}: finish or remove that first", .path.display())]
     Busy { path: PathBuf, root: Cid },
     /// Two entries of the content fall together here.
-    #[error("{path:?} falls together with another entry on this file system (names that differ only in case?)")]
+    #[error(
+        "{path:?} falls together with another entry on this file system (names that differ only in case?)"
+    )]
     Collision { path: String },
     /// A name that would lead out of the destination.
     #[error("the content has an entry with an unsafe name: {path:?}")]

@@ -17,12 +17,14 @@
 //!
 //! Commits are durable only where the caller says so; the others become durable with the next that is.
 
+use std::io::Read;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use redb::{
-    Database, Durability, Key, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError, Value,
-    WriteTransaction,
+    Database, DatabaseError, Durability, Key, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError,
+    Value, WriteTransaction,
 };
 
 use crate::bitfield::{Bitfield, PAGE};
@@ -83,10 +85,41 @@ pub struct Index {
     db: Database,
 }
 
+/// How long a process that was killed a moment ago may hold the file yet: whoever opens the index has the data
+/// directory's lock, so nobody else is using it.
+const LAST_HOLDER: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+fn open_database(path: &Path, cache_bytes: usize) -> Result<Database, StoreError> {
+    let since = Instant::now();
+    loop {
+        match Database::builder().set_cache_size(cache_bytes).create(path) {
+            Err(DatabaseError::DatabaseAlreadyOpen) if since.elapsed() < LAST_HOLDER => {
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            opened => return Ok(opened?),
+        }
+    }
+}
+
+/// redb writes a new file's first bytes last. Without them the file was never finished (the disk was full), and holds
+/// nothing.
+fn remove_unfinished(path: &Path) -> Result<(), StoreError> {
+    let mut start = [0; 4];
+    let read = std::fs::File::open(path).and_then(|mut f| f.read(&mut start));
+    match read {
+        Ok(n) if n > 0 && start == [0; 4] => std::fs::remove_file(path).map_err(|e| StoreError::io(path, e)),
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(StoreError::io(path, e)),
+    }
+}
+
 impl Index {
     /// Opens or makes the index; redb repairs it after an unclean stop.
     pub fn open(path: &Path, cache_bytes: usize) -> Result<Index, StoreError> {
-        let db = Database::builder().set_cache_size(cache_bytes).create(path)?;
+        remove_unfinished(path)?;
+        let db = open_database(path, cache_bytes)?;
         let index = Index { db };
         let version = match index.read()?.open_table(META) {
             Ok(t) => t.get("version")?.map(|v| v.value()),
@@ -95,8 +128,11 @@ impl Index {
         };
         match version {
             Some(VERSION) => {}
-            Some(v) => return Err(StoreError::damaged(format!("its version is {v}, this program's is {VERSION}"))),
-            None => index.write(true, create_tables)?,
+            Some(v) => {
+                return Err(StoreError::damaged(format!("its version is {v}, this program's is {VERSION}")));
+            }
+            // Durable with the first commit that is; without one there is nothing to lose.
+            None => index.write(false, create_tables)?,
         }
         Ok(index)
     }
@@ -276,11 +312,21 @@ pub fn last_run(w: &WriteTransaction, key: ContentKey, file: u32) -> Result<Opti
 }
 
 /// True if the placement was not known.
-pub fn put_place(w: &WriteTransaction, key: ContentKey, chunk: u32, place: Place) -> Result<bool, StoreError> {
+pub fn put_place(
+    w: &WriteTransaction,
+    key: ContentKey,
+    chunk: u32,
+    place: Place,
+) -> Result<bool, StoreError> {
     Ok(w.open_table(PLACES)?.insert((key.0, chunk, place.file, place.offset), ())?.is_none())
 }
 
-pub fn put_entry(w: &WriteTransaction, key: ContentKey, path: &str, rec: &EntryRec) -> Result<(), StoreError> {
+pub fn put_entry(
+    w: &WriteTransaction,
+    key: ContentKey,
+    path: &str,
+    rec: &EntryRec,
+) -> Result<(), StoreError> {
     w.open_table(ENTRIES)?.insert((key.0, path), rec.encode().as_slice())?;
     Ok(())
 }
@@ -376,7 +422,11 @@ pub fn index_blocks(w: &WriteTransaction, key: ContentKey, chunks: u32) -> Resul
     Ok(())
 }
 
-fn page_blocks(w: &WriteTransaction, key: ContentKey, page: u32) -> Result<Vec<(Hash, u32, u32)>, StoreError> {
+fn page_blocks(
+    w: &WriteTransaction,
+    key: ContentKey,
+    page: u32,
+) -> Result<Vec<(Hash, u32, u32)>, StoreError> {
     let records = read_page::<ChunkRec>(w, key, page)?;
     let frames = w.open_table(FRAMES)?;
     blocks_of(&frames, key, page * ChunkRec::PER_PAGE, &records)
@@ -415,7 +465,9 @@ fn release_nodes(w: &WriteTransaction, key: ContentKey) -> Result<(), StoreError
     for row in users.range((key.0, &[][..])..(key.0.saturating_add(1), &[][..]))? {
         let row = row?.0;
         let cid = row.value().1;
-        let Some((used, bytes)) = nodes.get(cid)?.map(|v| (v.value().0, v.value().1.to_vec())) else { continue };
+        let Some((used, bytes)) = nodes.get(cid)?.map(|v| (v.value().0, v.value().1.to_vec())) else {
+            continue;
+        };
         if used > 1 {
             nodes.insert(cid, (used - 1, bytes.as_slice()))?;
         } else {

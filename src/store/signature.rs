@@ -84,8 +84,7 @@ mod tests {
         assert_eq!(S.compare(&S), Comparison::Same);
         assert_eq!(S.compare(&Signature { ctime_ns: 12, ..S }), Comparison::Suspect);
         assert_eq!(S.compare(&Signature { dev: 9, ..S }), Comparison::Suspect);
-        for changed in
-            [Signature { ino: 9, ..S }, Signature { size: 9, ..S }, Signature { mtime_ns: 9, ..S }]
+        for changed in [Signature { ino: 9, ..S }, Signature { size: 9, ..S }, Signature { mtime_ns: 9, ..S }]
         {
             assert_eq!(S.compare(&changed), Comparison::Changed);
         }

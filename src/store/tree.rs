@@ -91,16 +91,32 @@ impl Root {
 
     /// Opens a regular file for reading and writing, made if it is not there, its folders too.
     pub fn open_write(&self, rel: &str) -> Result<File, StoreError> {
-        match self.stat(rel) {
-            Ok(stat) => self.refuse_special(rel, &stat)?,
-            Err(e) if e.is_not_found() => {
+        // Nearly always it is new, or it is kept open by who asks: make it, and look only at what is there already.
+        match self.create(rel)? {
+            Err(Errno::NOENT) => {
                 if let Some((parent, _)) = rel.rsplit_once('/') {
                     drop(self.make_dirs(parent)?);
                 }
+                if let Ok(made) = self.create(rel)? {
+                    return Ok(made);
+                }
             }
+            Ok(made) => return Ok(made),
+            // Something is there, or will say so again below.
+            Err(_) => {}
+        }
+        match self.stat(rel) {
+            Ok(stat) => self.refuse_special(rel, &stat)?,
+            Err(e) if e.is_not_found() => {}
             Err(e) => return Err(e),
         }
         self.open_regular(rel, OFlags::RDWR | OFlags::CREATE)
+    }
+
+    fn create(&self, rel: &str) -> Result<Result<File, Errno>, StoreError> {
+        let name = self.name(rel)?;
+        let made = open_beneath(self.dir.as_fd(), &name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL);
+        Ok(made.map(File::from))
     }
 
     fn open_regular(&self, rel: &str, flags: OFlags) -> Result<File, StoreError> {
@@ -157,7 +173,13 @@ impl Root {
         self.symlink_at(dir.as_fd(), OsStr::new(&*leaf), target, rel)
     }
 
-    fn symlink_at(&self, dir: BorrowedFd<'_>, leaf: &OsStr, target: &str, rel: &str) -> Result<(), StoreError> {
+    fn symlink_at(
+        &self,
+        dir: BorrowedFd<'_>,
+        leaf: &OsStr,
+        target: &str,
+        rel: &str,
+    ) -> Result<(), StoreError> {
         match rfs::symlinkat(target, dir, leaf) {
             Ok(()) => Ok(()),
             Err(Errno::EXIST) => {
@@ -243,7 +265,8 @@ mod tests {
     #[test]
     fn names_that_lead_out_are_refused() {
         let (_dir, root) = world();
-        for name in ["..", "../out/secret", "/etc/passwd", "a/../../out/secret", "a//b", "a\0b", "./a", "a/."] {
+        for name in ["..", "../out/secret", "/etc/passwd", "a/../../out/secret", "a//b", "a\0b", "./a", "a/."]
+        {
             assert!(matches!(root.open_read(name), Err(StoreError::UnsafeName { .. })), "{name:?}");
             assert!(matches!(root.open_write(name), Err(StoreError::UnsafeName { .. })), "{name:?}");
             assert!(matches!(root.make_dirs(name), Err(StoreError::UnsafeName { .. })), "{name:?}");

@@ -100,3 +100,15 @@ fn a_foreground_share_serves_the_commands_that_attach_and_outlives_none_of_them(
     want.sort();
     assert_eq!(left, want, "the contents are kept, served or not");
 }
+
+#[test]
+fn commands_in_quick_succession_hand_the_data_directory_over() {
+    let home = Home::new();
+    fs::write(home.join("file"), b"bytes").unwrap();
+    home.ok(&args!["add", "-q", "file"]);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| (0..20).for_each(|_| drop(home.ok(&args!["list", "-q"]))));
+        }
+    });
+}

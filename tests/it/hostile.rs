@@ -43,9 +43,9 @@ impl Scene {
         let b = Home::new();
         let evil = Peer::serve(self.dag.clone(), manners);
         let cid = self.dag.root.to_string();
-        let done = b
-            .start(&args!["get", &cid, "-o", "copy", "--peer", &evil.addr, "--peer", &self.honest_addr])
-            .wait();
+        let peers = ["--peer", &evil.addr, "--peer", &self.honest_addr].map(std::ffi::OsString::from);
+        let command = [&args!["get", &cid, "-o", "copy", "-vv"][..], &peers].concat();
+        let done = b.start(&command).wait();
         let facts = evil.facts();
         println!("{facts:?}\n{}", done.stderr);
         done.ok();

@@ -1,6 +1,9 @@
-//! Engines joined by a virtual link, in virtual time: the main test of the engine.
+//! Engines joined by a virtual link, in virtual time, and single ones driven by hand.
 
+mod fetching;
 mod fuzz;
 mod net;
-mod policies;
+mod one;
+mod picker;
+mod serving;
 mod swarms;

@@ -368,6 +368,8 @@ impl Net {
         let there = (gone + self.delay).max(self.nodes[p].down_free + time(self.nodes[p].down));
         self.nodes[p].down_free = there;
         let bad = self.nodes[n].role == Role::Liar;
+        let begun = PeerEvent::Receiving { bytes: 1_000 };
+        self.push(gone - time(self.nodes[n].up) + self.delay, p, n, What::Event(begun));
         self.push(gone, n, p, What::Sent { chunk });
         self.push(there, p, n, What::Chunk { chunk, bad });
     }

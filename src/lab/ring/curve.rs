@@ -80,7 +80,10 @@ fn ring(
     let mut rng = Rng::new(seed).fork(99);
     let (mut sum, mut worst) = (0u64, 0);
     for (i, from) in spread(ids, lookups, &mut rng).into_iter().enumerate() {
-        net.lookup(from, rng.next_u64(), i as u64, false);
+        // Every distance is as likely, and with few look-ups each part of the circle has its share.
+        let part = (i as f64 + rng.unit()) / lookups as f64;
+        let key = from.wrapping_add((part * 2f64.powi(64)) as u64);
+        net.lookup(from, key, i as u64, false);
         net.run_to_answer();
         for answer in net.take_answers() {
             if answer.owner.is_none() || answer.owner != net.true_owner(answer.key) {

@@ -182,7 +182,6 @@ impl World<'_> {
         let asked = take(&mut conn.asked, parcel.chunk);
         p.tally.down_bytes += len;
         let key = p.names.key(from);
-        p.engine.handle_peer(now, key, PeerEvent::Receiving { bytes: len });
         let arrival = p.engine.handle_chunk(now, key, CONTENT, chunk, len);
         match arrival {
             Arrival::Wanted if honest => self.keep(from, to, chunk, len),

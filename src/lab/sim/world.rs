@@ -70,6 +70,13 @@ pub enum Event {
     },
     /// The DHT names peers.
     Found(u32),
+    /// A part of a slow chunk.
+    Receiving {
+        from: u32,
+        to: u32,
+        conn: u32,
+        bytes: u64,
+    },
     /// A slow-loris sends its next byte.
     Drip {
         from: u32,
@@ -233,7 +240,14 @@ impl<'a> World<'a> {
             Event::Connected { from, to } => self.on_connected(from, to),
             Event::Gone { at, peer, conn } => self.on_gone(at, peer, conn),
             Event::Found(i) => self.discover(i, self.scenario.neighbours as usize),
-            Event::Drip { from, to, conn } => self.on_drip(from, to, conn),
+            Event::Receiving { from, to, conn, bytes } => {
+                self.on_receiving(from, to, conn, bytes);
+            }
+            Event::Drip { from, to, conn } => {
+                if self.on_receiving(from, to, conn, 1) {
+                    self.calendar.push(self.now + Duration::from_secs(1), Event::Drip { from, to, conn });
+                }
+            }
             Event::Sample => return self.on_sample(),
         }
         false
@@ -431,6 +445,13 @@ impl<'a> World<'a> {
         let (first, last) = (self.now + delay, self.now + took + delay);
         let begins = self.peers[parcel.to as usize].down.begins(first, last, parcel.len);
         self.calendar.push(self.now + took, Event::UpDone { from: i, parcel });
+        // Of a chunk that takes long, its bytes are a sign of life meanwhile.
+        let (seconds, to, conn) = (took.as_secs().min(3600), parcel.to, parcel.conn);
+        let bytes = u64::from(parcel.len) / (seconds + 1);
+        for s in 1..=seconds {
+            let part = Event::Receiving { from: i, to, conn, bytes };
+            self.calendar.push(self.now + delay + Duration::from_secs(s), part);
+        }
         self.calendar.push(begins, Event::DownIn { from: i, parcel });
     }
 
@@ -451,14 +472,15 @@ impl<'a> World<'a> {
         }
     }
 
-    fn on_drip(&mut self, from: u32, to: u32, conn: u32) {
-        if self.peers[to as usize].same_conn(from, conn).is_none() {
-            return;
-        }
+    /// Bytes of a chunk came in; false if the connection is gone.
+    fn on_receiving(&mut self, from: u32, to: u32, conn: u32, bytes: u64) -> bool {
         let p = &mut self.peers[to as usize];
-        p.engine.handle_peer(self.now, p.names.key(from), PeerEvent::Receiving { bytes: 1 });
+        if p.same_conn(from, conn).is_none() {
+            return false;
+        }
+        p.engine.handle_peer(self.now, p.names.key(from), PeerEvent::Receiving { bytes });
         self.flush(to);
-        self.calendar.push(self.now + Duration::from_secs(1), Event::Drip { from, to, conn });
+        true
     }
 
     fn on_sample(&mut self) -> bool {

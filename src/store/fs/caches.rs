@@ -49,9 +49,11 @@ impl<K: Hash + Eq + Copy, V: Clone> Lru<K, V> {
     }
 }
 
+type Page<R> = Arc<Vec<R>>;
+
 /// Parsed pages of one kind of record.
 #[derive(Debug)]
-pub struct PageCache<R>(Mutex<Lru<(ContentKey, u32), Arc<Vec<R>>>>);
+pub struct PageCache<R>(Mutex<Lru<(ContentKey, u32), Page<R>>>);
 
 impl<R: Paged> PageCache<R> {
     pub fn new() -> Self {
@@ -64,7 +66,7 @@ impl<R: Paged> PageCache<R> {
         Ok(self.page(index, key, page)?.get(at).cloned())
     }
 
-    pub fn page(&self, index: &Index, key: ContentKey, page: u32) -> Result<Arc<Vec<R>>, StoreError> {
+    pub fn page(&self, index: &Index, key: ContentKey, page: u32) -> Result<Page<R>, StoreError> {
         if let Some(p) = lock(&self.0).get(&(key, page)) {
             return Ok(p);
         }

@@ -1,8 +1,8 @@
 //! Starting fetches, taking them up again, and forgetting contents.
 
 use std::path::Path;
-use std::sync::PoisonError;
 use std::sync::Arc;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use crate::bitfield::Bitfield;
@@ -17,7 +17,8 @@ impl FsStore {
     pub(super) fn begin(&self, new: &NewFetch) -> Result<ContentKey, StoreError> {
         let _one = lock(&self.beginning);
         check_dest(&new.dest)?;
-        let same_dest = |c: &Arc<Content>| matches!(&c.state().rec.origin, Origin::Fetched { path } if *path == new.dest);
+        let same_dest =
+            |c: &Arc<Content>| matches!(&c.state().rec.origin, Origin::Fetched { path } if *path == new.dest);
         let known: Vec<Arc<Content>> = self.all().into_iter().filter(same_dest).collect();
         if let Some(c) = known.iter().find(|c| c.root == new.root) {
             return self.begin_again(c, new);
@@ -59,7 +60,10 @@ impl FsStore {
             return Ok(c.key);
         }
         self.check_signatures(c)?;
-        let whole = { let s = c.state(); s.held.len() == s.rec.chunks && s.rec.changed.is_empty() };
+        let whole = {
+            let s = c.state();
+            s.held.len() == s.rec.chunks && s.rec.changed.is_empty()
+        };
         let there = exists(&new.dest);
         if whole && there {
             return Ok(c.key);
@@ -82,7 +86,9 @@ impl FsStore {
         }
         self.files.forget_content(c.key);
         let files = c.state().rec.files;
-        self.edit_file_records(c, 0..files, |_, rec| (rec.sig, rec.young, rec.changed) = (None, false, false))?;
+        self.edit_file_records(c, 0..files, |_, rec| {
+            (rec.sig, rec.young, rec.changed) = (None, false, false)
+        })?;
         {
             let mut s = c.state();
             s.held = Bitfield::new();
@@ -102,7 +108,11 @@ impl FsStore {
     fn begin_anew(&self, new: &NewFetch) -> Result<ContentKey, StoreError> {
         let origin = Origin::Fetched { path: new.dest.clone() };
         let created = u64::try_from(self.now() / 1_000_000_000).unwrap_or(0);
-        let rec = ContentRec { force: new.force, dirty: true, ..ContentRec::new(new.root, new.name.clone(), origin, created) };
+        let rec = ContentRec {
+            force: new.force,
+            dirty: true,
+            ..ContentRec::new(new.root, new.name.clone(), origin, created)
+        };
         // Durable at once: a `.part` that nobody knows could not be taken up.
         let key = self.index.write(true, |w| {
             let key = index::next_key(w)?;
@@ -136,7 +146,10 @@ fn check_dest(dest: &Path) -> Result<(), StoreError> {
         return Err(StoreError::NotUtf8 { path: dest.to_owned() });
     }
     if !dest.is_absolute() || dest.file_name().is_none() {
-        let e = std::io::Error::new(std::io::ErrorKind::InvalidInput, "not the absolute path of a file or folder to be");
+        let e = std::io::Error::new(
+            std::io::ErrorKind::InvalidInput,
+            "not the absolute path of a file or folder to be",
+        );
         return Err(StoreError::io(dest, e));
     }
     Ok(())

@@ -195,7 +195,8 @@ impl FsStore {
         })?;
         let umask = umask();
         let top = folders.remove(&(std::cmp::Reverse(1), String::new()));
-        let all = folders.iter().map(|((_, path), meta)| (path.as_str(), meta)).chain(top.iter().map(|m| ("", m)));
+        let all =
+            folders.iter().map(|((_, path), meta)| (path.as_str(), meta)).chain(top.iter().map(|m| ("", m)));
         for (path, meta) in all {
             let dir = File::from(root.open_dir(path)?);
             restore(&dir, meta, umask).map_err(|e| StoreError::io(&root.full(path), e))?;
@@ -208,7 +209,7 @@ impl FsStore {
         let now = self.now();
         let (frames, lens, rec) = {
             let mut s = c.state();
-            (s.rec.complete, s.rec.dirty, s.rec.held_all, s.rec.seeding) = (true, false, true, true);
+            (s.rec.complete, s.rec.dirty, s.rec.held_all) = (true, false, true);
             (s.rec_dirty, s.held_dirty) = (false, BTreeSet::new());
             let lens = s.lens.clone();
             s.lens_dirty.clear();

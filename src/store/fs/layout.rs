@@ -183,7 +183,13 @@ fn new_file(path: &str, size: Option<u64>, meta: Meta, sig: Option<(Signature, b
 
 /// Where no length is claimed, the chunk is the whole file, which is known if it is our own.
 fn new_chunk(spec: &ChunkSpec, place: Place, file_size: Option<u64>) -> ChunkRec {
-    ChunkRec { cid: spec.cid, len: spec.len.or(file_size), file: place.file, offset: place.offset, more: false }
+    ChunkRec {
+        cid: spec.cid,
+        len: spec.len.or(file_size),
+        file: place.file,
+        offset: place.offset,
+        more: false,
+    }
 }
 
 /// One more place of a known chunk; false if it was known too.
@@ -200,7 +206,8 @@ fn repeat(
         return Err(StoreError::OutOfOrder("a chunk is repeated before it came first"));
     }
     let rec = chunks.get(chunk.get())?;
-    if (rec.file, rec.offset) == (place.file, place.offset) || !index::put_place(w, key, chunk.get(), place)? {
+    if (rec.file, rec.offset) == (place.file, place.offset) || !index::put_place(w, key, chunk.get(), place)?
+    {
         return Ok(false);
     }
     if !rec.more {
@@ -289,8 +296,14 @@ impl FsStore {
         self.unsaved.store(true, Ordering::Relaxed);
         {
             let mut s = c.state();
-            s.rec = ContentRec { held_bytes: s.rec.held_bytes, changed: s.rec.changed.clone(), seeding: s.rec.seeding,
-                part_id: s.rec.part_id, manifest_complete: s.rec.manifest_complete, ..rec };
+            s.rec = ContentRec {
+                held_bytes: s.rec.held_bytes,
+                changed: s.rec.changed.clone(),
+                seeding: s.rec.seeding,
+                part_id: s.rec.part_id,
+                manifest_complete: s.rec.manifest_complete,
+                ..rec
+            };
         }
         done.chunk_pages.iter().for_each(|&p| self.chunk_pages.forget(c.key, p));
         done.file_pages.iter().for_each(|&p| self.file_pages.forget(c.key, p));
@@ -396,7 +409,10 @@ impl FsStore {
         let (mut n, mut offset) = (run.first, run.offset);
         // Where the chunks have their first places in this very run, their offsets are known: jump.
         let last = rec(run.first + run.count - 1)?;
-        if (rec(run.first)?.file, last.file) == (file, file) && rec(run.first)?.offset == run.offset && last.offset >= offset {
+        if (rec(run.first)?.file, last.file) == (file, file)
+            && rec(run.first)?.offset == run.offset
+            && last.offset >= offset
+        {
             let (mut low, mut high) = (run.first, run.first + run.count - 1);
             while low < high {
                 let mid = low + (high - low).div_ceil(2);

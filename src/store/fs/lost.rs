@@ -112,7 +112,8 @@ impl FsStore {
                 Some(Err(e)) if !gone(&e) => return Err(e),
                 _ => None,
             };
-            let same = now.is_some_and(|now| rec.sig.is_some_and(|old| old.compare(&now) != Comparison::Changed));
+            let same =
+                now.is_some_and(|now| rec.sig.is_some_and(|old| old.compare(&now) != Comparison::Changed));
             if !same && !rec.changed {
                 lost.push(n);
             }

@@ -205,7 +205,9 @@ impl FsStore {
         }
         if make {
             match std::fs::create_dir(place) {
-                Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(StoreError::io(place, e)),
+                Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(StoreError::io(place, e));
+                }
                 _ => {}
             }
         }
@@ -311,7 +313,8 @@ impl Store for FsStore {
             }
             s.rec.seeding = seeding;
         }
-        self.commit_rec(&c, true)
+        // Not worth a sync of its own: the next checkpoint or the clean stop makes it durable.
+        self.commit_rec(&c, false)
     }
 
     fn begin_fetch(&self, new: &NewFetch) -> Result<ContentKey, StoreError> {
@@ -371,7 +374,12 @@ impl Store for FsStore {
         self.write(&*self.ready(key)?, chunk, data)
     }
 
-    fn read_chunk(&self, key: ContentKey, chunk: ChunkIndex, buf: &mut Vec<u8>) -> Result<ChunkRead, StoreError> {
+    fn read_chunk(
+        &self,
+        key: ContentKey,
+        chunk: ChunkIndex,
+        buf: &mut Vec<u8>,
+    ) -> Result<ChunkRead, StoreError> {
         self.read(&*self.ready(key)?, chunk, buf)
     }
 

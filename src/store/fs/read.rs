@@ -285,3 +285,43 @@ fn strip_frames(shape: &Shape, buf: &mut [u8]) -> usize {
     }
     to
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use crate::content::profile::Profile;
+    use crate::store::tests::bench::{Bench, FsBench, chunk, file};
+    use crate::store::{Signature, Store, StoreError};
+
+    /// A shared file whose bytes are not those that were hashed, with a signature on record that does not tell.
+    fn deceived(young: bool) -> (FsBench, crate::units::ContentKey) {
+        let mut a = FsBench::new();
+        a.put("f", &file(1, 600_000));
+        let key = a.import("f", &Profile::V1_256K).unwrap();
+        let f = std::fs::OpenOptions::new().write(true).open(a.path("f")).unwrap();
+        f.write_all_at(b"!", 3).unwrap();
+        let sig = Signature::of(&rustix::fs::fstat(&f).unwrap());
+        let c = a.store().content(key).unwrap();
+        a.store().edit_file_records(&c, [0], |_, rec| (rec.sig, rec.young) = (Some(sig), young)).unwrap();
+        drop(c);
+        a.restart();
+        (a, key)
+    }
+
+    #[test]
+    fn a_restart_hashes_nothing_while_signatures_match() {
+        let (a, key) = deceived(false);
+        a.store().read_chunk(key, chunk(0), &mut Vec::new()).unwrap();
+    }
+
+    #[test]
+    fn a_file_whose_signature_is_young_is_hashed_when_it_is_served() {
+        let (a, key) = deceived(true);
+        let mut buf = Vec::new();
+        a.store().read_chunk(key, chunk(1), &mut buf).unwrap();
+        let read = a.store().read_chunk(key, chunk(0), &mut buf);
+        assert!(matches!(read, Err(StoreError::Changed { .. })));
+        assert!(buf.is_empty(), "wrong bytes are not left for anybody to send");
+    }
+}

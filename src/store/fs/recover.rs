@@ -63,6 +63,7 @@ impl FsStore {
     fn take_up(&self, c: &Content) -> Result<(), StoreError> {
         let _layout = c.reading();
         let clean = !c.state().rec.dirty;
+        self.count_held(c)?;
         self.drop_missing(c, clean)?;
         self.recover(c, 0)?;
         let mut s = c.state();
@@ -70,6 +71,20 @@ impl FsStore {
         // Bytes that inner nodes carry are compared, and written again where they are missing, as they are walked again.
         s.rec.manifest_complete &= s.rec.inline_bytes == 0;
         s.rec_dirty = true;
+        Ok(())
+    }
+
+    /// Counts the bytes of what the committed bits say is held. A record may have been committed after those bits,
+    /// with the bytes of chunks that they do not cover.
+    fn count_held(&self, c: &Content) -> Result<(), StoreError> {
+        let held = c.state().held.clone();
+        let mut bytes = 0u64;
+        for chunk in held.iter() {
+            let rec = self.chunk_rec(c, chunk)?;
+            let places = if rec.more { self.places(c, chunk.get(), &rec)?.len() as u64 } else { 1 };
+            bytes = bytes.saturating_add(rec.len.unwrap_or_default().saturating_mul(places));
+        }
+        c.state().rec.held_bytes = bytes;
         Ok(())
     }
 

@@ -127,7 +127,8 @@ impl<'s> Staging<'s> {
         rec: &mut ContentRec,
         staged: &Staged<'_>,
     ) -> Result<(), StoreError> {
-        let find = |cid: &Cid| self.nodes.get(cid).cloned().or_else(|| self.store.index.node(cid).ok().flatten());
+        let find =
+            |cid: &Cid| self.nodes.get(cid).cloned().or_else(|| self.store.index.node(cid).ok().flatten());
         let mut walker = Walker::new(staged.root);
         loop {
             let mut items = Vec::new();
@@ -225,7 +226,11 @@ impl FsStore {
     }
 
     /// A complete content that was imported with this fingerprint, of which nothing has changed.
-    pub(in crate::store) fn imported(&self, origin: &Origin, fingerprint: &str) -> Option<(ContentKey, ContentRec)> {
+    pub(in crate::store) fn imported(
+        &self,
+        origin: &Origin,
+        fingerprint: &str,
+    ) -> Option<(ContentKey, ContentRec)> {
         self.all().into_iter().find_map(|c| {
             let s = c.state();
             let same = s.rec.fingerprint.as_deref() == Some(fingerprint) && s.rec.origin == *origin;

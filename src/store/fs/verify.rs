@@ -103,7 +103,12 @@ impl FsStore {
     }
 
     /// Walks the manifest as far as its nodes are here and looks at every byte of it beneath `place`.
-    fn examine(&self, c: &Content, place: &Path, progress: &mut dyn FnMut(u64)) -> Result<Report, StoreError> {
+    fn examine(
+        &self,
+        c: &Content,
+        place: &Path,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Report, StoreError> {
         let mut walker = Walker::new(c.root);
         let mut report = Report::default();
         let mut root = None;
@@ -111,11 +116,13 @@ impl FsStore {
         loop {
             let mut items = Vec::new();
             let mut nodes = |cid: &crate::content::Cid| self.index.node(cid).ok().flatten();
-            let step = walker.advance(&mut nodes, WINDOW, &mut items).map_err(|e| StoreError::Dag(e.to_string()))?;
+            let step =
+                walker.advance(&mut nodes, WINDOW, &mut items).map_err(|e| StoreError::Dag(e.to_string()))?;
             let mut jobs = Vec::new();
             for item in items {
                 if let Item::File { path, .. } = &item {
-                    let root = root.get_or_insert_with(|| self.open_root(place, path.as_str().is_empty(), false).ok());
+                    let root = root
+                        .get_or_insert_with(|| self.open_root(place, path.as_str().is_empty(), false).ok());
                     let found = open(root.as_ref(), path.as_str())?;
                     let sig = found.as_ref().map(|f| f.1);
                     handle = found.map(|f| Arc::new(f.0));
@@ -149,13 +156,25 @@ impl FsStore {
                     Err(StoreError::UnknownChunk(_)) => return Ok(None),
                     Err(e) => return Err(e),
                 };
-                let (complete, held) = { let s = c.state(); (s.rec.complete, s.held.contains(index)) };
+                let (complete, held) = {
+                    let s = c.state();
+                    (s.rec.complete, s.held.contains(index))
+                };
                 if !complete && !held {
                     return Ok(None);
                 }
                 let shape = self.shape(c, index, &rec)?;
-                let len = match &shape { Shape::Raw(len) => *len, Shape::Framed(f) => f.data_len() };
-                Some(Job { file: file.0 as usize, handle, offset, len, what: What::Chunk(index, rec.cid, shape) })
+                let len = match &shape {
+                    Shape::Raw(len) => *len,
+                    Shape::Framed(f) => f.data_len(),
+                };
+                Some(Job {
+                    file: file.0 as usize,
+                    handle,
+                    offset,
+                    len,
+                    what: What::Chunk(index, rec.cid, shape),
+                })
             }
             Item::Inline { file, offset, data } => {
                 let len = data.len() as u64;
@@ -189,7 +208,10 @@ impl FsStore {
 
     /// Holds what was found right; the runs that were held and are not any more.
     fn replace_held(&self, c: &Content, report: &Report) -> Result<Vec<ChunkRange>, StoreError> {
-        let (complete, before, chunks) = { let s = c.state(); (s.rec.complete, s.held.clone(), s.rec.chunks) };
+        let (complete, before, chunks) = {
+            let s = c.state();
+            (s.rec.complete, s.held.clone(), s.rec.chunks)
+        };
         let mut lost = Bitfield::new();
         for chunk in (0..chunks).filter_map(ChunkIndex::new) {
             // A fetch has to have a chunk in all its places to be finished.
@@ -229,7 +251,11 @@ fn judge(report: &mut Report, jobs: Vec<Job>, progress: &mut dyn FnMut(u64)) {
             f.len = f.len.max(job.offset.saturating_add(job.len));
         }
         if let What::Chunk(chunk, ..) = job.what {
-            if right { report.good.insert(chunk) } else { report.bad.insert(chunk) };
+            if right {
+                report.good.insert(chunk)
+            } else {
+                report.bad.insert(chunk)
+            };
         }
     }
     progress(jobs.iter().map(|j| j.len).sum());

@@ -73,11 +73,11 @@ impl FsStore {
         Ok(())
     }
 
-    pub(super) fn write_place<'a>(
+    pub(super) fn write_place(
         &self,
         c: &Content,
         place: Place,
-        segments: &mut dyn Iterator<Item = &'a [u8]>,
+        segments: &mut dyn Iterator<Item = &[u8]>,
     ) -> Result<(), StoreError> {
         let h = match self.files.get(c.key, place.file, true) {
             Some(h) => h,

@@ -56,7 +56,10 @@ struct Big {
 enum Job {
     /// A file of at most one chunk: its number.
     Small(usize),
-    Chunk { big: Arc<Big>, offset: u64 },
+    Chunk {
+        big: Arc<Big>,
+        offset: u64,
+    },
 }
 
 enum Done {
@@ -74,7 +77,8 @@ struct Plan {
 impl Hasher<'_> {
     pub fn run(&self, staging: &mut Option<Staging<'_>>) -> Result<Hashed, StoreError> {
         let files = &self.scan.files;
-        let mut out = Hashed { built: Vec::with_capacity(files.len()), seen: Vec::with_capacity(files.len()) };
+        let mut out =
+            Hashed { built: Vec::with_capacity(files.len()), seen: Vec::with_capacity(files.len()) };
         let mut plan = Plan { next_file: 0, open: None };
         let mut builder = None;
         let mut bytes = 0;
@@ -166,7 +170,9 @@ impl Hasher<'_> {
             Job::Chunk { big, offset } => {
                 let len = (big.sig.size - offset).min(self.profile.chunk_len.into());
                 let entry = &self.scan.files[big.number];
-                Ok(Done::Leaf(self.with_bytes(&big.file, entry, *offset, len, |data| leaf(self.profile, data))?))
+                Ok(Done::Leaf(
+                    self.with_bytes(&big.file, entry, *offset, len, |data| leaf(self.profile, data))?,
+                ))
             }
         }
     }

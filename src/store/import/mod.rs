@@ -116,13 +116,22 @@ pub(super) fn adopt(
         let origin = Origin::Fetched { path: dest.to_owned() };
         let (progress, cancelled) = (|_| (), AtomicBool::new(false));
         let name = name.clone();
-        let job =
-            Job { store, opts: &opts, origin, name, expected: Some(root), progress: &progress, cancelled: &cancelled };
+        let job = Job {
+            store,
+            opts: &opts,
+            origin,
+            name,
+            expected: Some(root),
+            progress: &progress,
+            cancelled: &cancelled,
+        };
         match job.run() {
             Ok(None) => {}
             Ok(Some(imported)) => return Ok(imported.key),
             // Whatever it is, it is not what a fetch would put there.
-            Err(StoreError::NotUtf8 { .. } | StoreError::Changed { .. } | StoreError::Dag(_)) => return Ok(None),
+            Err(StoreError::NotUtf8 { .. } | StoreError::Changed { .. } | StoreError::Dag(_)) => {
+                return Ok(None);
+            }
             Err(e) => return Err(e),
         }
     }
@@ -181,7 +190,8 @@ impl Job<'_> {
             return Err(StoreError::Cancelled);
         }
         // Only if every file is still what the scan saw, and old enough to be known again by its signature.
-        let steady = hashed.seen.iter().zip(&scan.files).all(|((sig, young), file)| !young && *sig == file.sig);
+        let steady =
+            hashed.seen.iter().zip(&scan.files).all(|((sig, young), file)| !young && *sig == file.sig);
         let key = match staging {
             None => None,
             Some(staging) => Some(staging.finish(&Staged {
@@ -197,7 +207,15 @@ impl Job<'_> {
     }
 
     fn imported(self, key: Option<ContentKey>, root: Cid, size: u64, scan: Scan, reused: bool) -> Imported {
-        Imported { key, root, size, files: scan.files.len() as u64, name: self.name, skipped: scan.skipped, reused }
+        Imported {
+            key,
+            root,
+            size,
+            files: scan.files.len() as u64,
+            name: self.name,
+            skipped: scan.skipped,
+            reused,
+        }
     }
 }
 
@@ -216,9 +234,10 @@ fn assemble(
                 continue;
             }
             Entry::File { file } => (scan.files[*file as usize].name(), files[*file as usize]),
-            Entry::Symlink { name, target, meta } => {
-                (name.as_str(), symlink_with(profile, *meta, target.as_bytes(), &mut |cid, b| keep(staging, cid, b)))
-            }
+            Entry::Symlink { name, target, meta } => (
+                name.as_str(),
+                symlink_with(profile, *meta, target.as_bytes(), &mut |cid, b| keep(staging, cid, b)),
+            ),
             Entry::Leave => {
                 let (name, dir) = open.pop().ok_or_else(|| StoreError::damaged("a folder ends twice"))?;
                 (name, dir.finish(&mut |cid, b| keep(staging, cid, b)))

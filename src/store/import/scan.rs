@@ -34,11 +34,20 @@ impl FileEntry {
 /// A tree, written down as one walks it; a root folder's name is empty.
 #[derive(Debug)]
 pub enum Entry {
-    Enter { name: String, meta: Meta },
+    Enter {
+        name: String,
+        meta: Meta,
+    },
     Leave,
     /// The number in [`Scan::files`].
-    File { file: u32 },
-    Symlink { name: String, target: String, meta: Meta },
+    File {
+        file: u32,
+    },
+    Symlink {
+        name: String,
+        target: String,
+        meta: Meta,
+    },
 }
 
 /// What a path holds.
@@ -79,7 +88,8 @@ impl Scan {
     }
 
     fn file(&mut self, path: String, stat: &Stat, opts: &ImportOptions) -> Result<(), StoreError> {
-        let file = u32::try_from(self.files.len()).map_err(|_| StoreError::damaged("more than 2^32 files"))?;
+        let file =
+            u32::try_from(self.files.len()).map_err(|_| StoreError::damaged("more than 2^32 files"))?;
         let sig = Signature::of(stat);
         self.bytes += sig.size;
         self.files.push(FileEntry { path, sig, meta: meta(stat, opts) });
@@ -135,7 +145,8 @@ impl Scan {
 }
 
 fn meta(stat: &Stat, opts: &ImportOptions) -> Meta {
-    #[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // the fields' types differ between platforms
+    #[allow(clippy::unnecessary_cast, clippy::useless_conversion)]
+    // the fields' types differ between platforms
     let mtime = (stat.st_mtime as i64, u32::try_from(stat.st_mtime_nsec).unwrap_or(0));
     Meta {
         mode: opts.preserve_mode.then_some(stat.st_mode & 0o7777),
@@ -154,7 +165,8 @@ fn children(root: &Root, rel: &str, opts: &ImportOptions) -> Result<Vec<Child>, 
         if bytes == b"." || bytes == b".." || (bytes[0] == b'.' && !opts.hidden) {
             continue;
         }
-        let not_utf8 = || StoreError::NotUtf8 { path: root.full(rel).join(std::ffi::OsStr::from_bytes(bytes)) };
+        let not_utf8 =
+            || StoreError::NotUtf8 { path: root.full(rel).join(std::ffi::OsStr::from_bytes(bytes)) };
         let name = std::str::from_utf8(bytes).map_err(|_| not_utf8())?.to_owned();
         let path = || root.full(rel).join(&name);
         let stat = match rfs::statat(&fd, name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {

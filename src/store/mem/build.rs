@@ -105,7 +105,8 @@ impl World {
             }
         }
         for chunk in &mut c.chunks {
-            chunk.frame = ChunkFrame::of_own(profile, &chunk.spec, &mut find).map_err(|e| StoreError::Dag(e.to_string()))?;
+            chunk.frame = ChunkFrame::of_own(profile, &chunk.spec, &mut find)
+                .map_err(|e| StoreError::Dag(e.to_string()))?;
             for (file, _) in &chunk.places {
                 let path = &c.files[*file].path;
                 let whole = tree.file(path).map(|b| b.len() as u64);
@@ -122,9 +123,10 @@ impl World {
     }
 
     pub fn begin(&mut self, new: &NewFetch) -> Result<ContentKey, StoreError> {
-        let mut known = self.contents.values().filter(
-            |c| matches!(&c.info.origin, Origin::Fetched { path } if *path == new.dest),
-        );
+        let mut known = self
+            .contents
+            .values()
+            .filter(|c| matches!(&c.info.origin, Origin::Fetched { path } if *path == new.dest));
         if let Some(c) = known.clone().find(|c| c.info.root == new.root) {
             let key = c.info.key;
             return self.begin_again(key, new);
@@ -135,7 +137,12 @@ impl World {
         if let Some(tree) = self.disk.get(&new.dest).cloned() {
             for profile in Profile::ALL {
                 if build(&tree, profile, &mut |_, _| ()).cid == new.root {
-                    return self.import(&new.dest, &tree, profile, Origin::Fetched { path: new.dest.clone() });
+                    return self.import(
+                        &new.dest,
+                        &tree,
+                        profile,
+                        Origin::Fetched { path: new.dest.clone() },
+                    );
                 }
             }
             if !new.force {

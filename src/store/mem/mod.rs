@@ -14,11 +14,11 @@ use bytes::Bytes;
 use cid::Cid;
 
 use crate::bitfield::Bitfield;
-use crate::content::{Hash, RAW};
 use crate::content::block::verify_block;
 use crate::content::chunk::{ChunkFrame, ChunkSpec, VerifiedChunk};
 use crate::content::manifest::Item;
 use crate::content::profile::Profile;
+use crate::content::{Hash, RAW};
 use crate::units::{ChunkIndex, ChunkRange, ContentKey, FileIndex};
 
 use super::{ChunkRead, ContentInfo, NewFetch, Origin, Store, StoreError};
@@ -126,10 +126,20 @@ impl World {
         if self.part(c) {
             return chunk.data.clone();
         }
-        chunk.places.iter().find_map(|(file, offset)| self.data_at(c, c.info.origin.path(), chunk, *file, *offset))
+        chunk
+            .places
+            .iter()
+            .find_map(|(file, offset)| self.data_at(c, c.info.origin.path(), chunk, *file, *offset))
     }
 
-    fn data_at(&self, c: &MemContent, at: &Path, chunk: &MemChunk, file: usize, offset: u64) -> Option<Vec<u8>> {
+    fn data_at(
+        &self,
+        c: &MemContent,
+        at: &Path,
+        chunk: &MemChunk,
+        file: usize,
+        offset: u64,
+    ) -> Option<Vec<u8>> {
         let bytes = self.disk.get(at)?.file(&c.files[file].path)?;
         let len = usize::try_from(chunk.spec.len?).ok()?;
         let offset = usize::try_from(offset).ok()?;
@@ -142,9 +152,11 @@ impl World {
         let full = |f: &MemFile| if f.path.is_empty() { at.to_owned() } else { at.join(&f.path) };
         let same = |n: usize, f: &MemFile| {
             let Some(bytes) = self.disk.get(at).and_then(|t| t.file(&f.path)) else { return false };
-            let chunks = f.chunks.iter().flat_map(|(offset, chunks)| chunks.iter().map(move |k| (*offset, *k)));
+            let chunks =
+                f.chunks.iter().flat_map(|(offset, chunks)| chunks.iter().map(move |k| (*offset, *k)));
             let mut chunks = chunks.map(|(offset, k)| (offset, &c.chunks[k as usize]));
-            let inline = f.inline.iter().all(|(o, b)| bytes.get(*o as usize..*o as usize + b.len()) == Some(b));
+            let inline =
+                f.inline.iter().all(|(o, b)| bytes.get(*o as usize..*o as usize + b.len()) == Some(b));
             Some(bytes.len() as u64) == f.size
                 && inline
                 && chunks.all(|(offset, chunk)| self.data_at(c, at, chunk, n, offset).is_some())
@@ -197,15 +209,27 @@ impl MemContent {
                         return Err(StoreError::OutOfOrder("a file is left out"));
                     }
                     let path = path.as_str().to_owned();
-                    self.files.push(MemFile { path, size: *size, chunks: BTreeMap::new(), inline: BTreeMap::new() });
+                    self.files.push(MemFile {
+                        path,
+                        size: *size,
+                        chunks: BTreeMap::new(),
+                        inline: BTreeMap::new(),
+                    });
                     self.info.size += size.unwrap_or(0);
                 }
                 Item::Chunk { index, first, spec, file, offset } => {
-                    if index.as_usize() > self.chunks.len() || (!first && index.as_usize() >= self.chunks.len()) {
+                    if index.as_usize() > self.chunks.len()
+                        || (!first && index.as_usize() >= self.chunks.len())
+                    {
                         return Err(StoreError::OutOfOrder("a chunk is left out"));
                     }
                     if index.as_usize() == self.chunks.len() {
-                        self.chunks.push(MemChunk { spec: *spec, places: Vec::new(), frame: None, data: None });
+                        self.chunks.push(MemChunk {
+                            spec: *spec,
+                            places: Vec::new(),
+                            frame: None,
+                            data: None,
+                        });
                     }
                     let place = (file.0 as usize, *offset);
                     let chunk = &mut self.chunks[index.as_usize()];
@@ -248,7 +272,10 @@ impl MemContent {
             };
             f.inline.iter().for_each(|(offset, b)| write(*offset, b));
             for (offset, chunks) in &f.chunks {
-                chunks.iter().filter_map(|&k| self.chunks[k as usize].data.as_ref()).for_each(|d| write(*offset, d));
+                chunks
+                    .iter()
+                    .filter_map(|&k| self.chunks[k as usize].data.as_ref())
+                    .for_each(|d| write(*offset, d));
             }
             if !tree.put(&f.path, MemTree::File(bytes)) {
                 return Err(collision(&f.path));
@@ -303,7 +330,8 @@ impl Store for MemStore {
 
     fn find(&self, root: &Cid) -> Result<Option<ContentKey>, StoreError> {
         let w = self.world();
-        let rank = |c: &MemContent| (c.info.complete && c.info.held == c.info.chunks, c.info.complete, c.info.held);
+        let rank =
+            |c: &MemContent| (c.info.complete && c.info.held == c.info.chunks, c.info.complete, c.info.held);
         let found = w.contents.iter().filter(|(_, c)| c.info.root == *root).max_by_key(|(_, c)| rank(c));
         Ok(found.map(|(key, _)| *key))
     }
@@ -390,7 +418,12 @@ impl Store for MemStore {
         Ok(out)
     }
 
-    fn write_chunk(&self, key: ContentKey, chunk: ChunkIndex, data: &VerifiedChunk<'_>) -> Result<(), StoreError> {
+    fn write_chunk(
+        &self,
+        key: ContentKey,
+        chunk: ChunkIndex,
+        data: &VerifiedChunk<'_>,
+    ) -> Result<(), StoreError> {
         let mut w = self.world();
         let c = w.content(key)?;
         let complete = c.info.complete;
@@ -418,7 +451,12 @@ impl Store for MemStore {
         Ok(())
     }
 
-    fn read_chunk(&self, key: ContentKey, chunk: ChunkIndex, buf: &mut Vec<u8>) -> Result<ChunkRead, StoreError> {
+    fn read_chunk(
+        &self,
+        key: ContentKey,
+        chunk: ChunkIndex,
+        buf: &mut Vec<u8>,
+    ) -> Result<ChunkRead, StoreError> {
         let mut w = self.world();
         buf.clear();
         let c = w.content(key)?;

@@ -120,7 +120,8 @@ impl Bench for FsBench {
 
     fn import(&self, name: &str, profile: &'static Profile) -> Result<ContentKey, StoreError> {
         let opts = ImportOptions { profile, hidden: true, ..ImportOptions::default() };
-        import(self.store(), &self.path(name), &opts, &|_| (), &AtomicBool::new(false)).map(|i| i.key.unwrap())
+        import(self.store(), &self.path(name), &opts, &|_| (), &AtomicBool::new(false))
+            .map(|i| i.key.unwrap())
     }
 
     fn crash(&mut self) {

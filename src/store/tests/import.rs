@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use crate::content::profile::Profile;
-use crate::store::{FsStore, ImportOptions, ImportProgress, Imported, MemTree, Options, Store, StoreError, import};
+use crate::store::{
+    FsStore, ImportOptions, ImportProgress, Imported, MemTree, Options, Store, StoreError, import,
+};
 
 use super::bench::*;
 
@@ -28,7 +30,10 @@ fn an_unchanged_path_is_not_hashed_again() {
     let first = add(a.store(), &a.path("tree"), &opts).unwrap();
     let again = add(a.store(), &a.path("tree"), &opts).unwrap();
     assert!(!first.reused && again.reused);
-    assert_eq!((first.key, first.root, first.size, first.files), (again.key, again.root, again.size, again.files));
+    assert_eq!(
+        (first.key, first.root, first.size, first.files),
+        (again.key, again.root, again.size, again.files)
+    );
     let other = add(a.store(), &a.path("tree"), &ImportOptions { hidden: true, ..opts }).unwrap();
     assert!(!other.reused && other.root != first.root);
 }
@@ -85,7 +90,11 @@ fn hidden_names_are_left_out_unless_asked_for() {
     assert_eq!(add(a.store(), &a.path("tree"), &opts).unwrap().files, 1);
     assert_eq!(add(a.store(), &a.path("tree"), &ImportOptions { hidden: true, ..opts }).unwrap().files, 3);
     a.put(".top", &file(1, 1));
-    assert_eq!(add(a.store(), &a.path(".top"), &opts).unwrap().files, 1, "the argument itself is always taken");
+    assert_eq!(
+        add(a.store(), &a.path(".top"), &opts).unwrap().files,
+        1,
+        "the argument itself is always taken"
+    );
 }
 
 #[test]
@@ -131,7 +140,7 @@ fn a_name_that_is_not_utf8_is_named_and_refused() {
 fn a_file_that_cannot_be_read_is_named() {
     let a = FsBench::new();
     a.put("f", &file(1, 10));
-    std::fs::set_permissions(a.path("f"), std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(a.path("f"), std::fs::Permissions::from_mode(0o0)).unwrap();
     // Who may read everything (root) may read this too.
     if std::fs::File::open(a.path("f")).is_err() {
         let refused = add(a.store(), &a.path("f"), &ImportOptions::default()).unwrap_err();
@@ -159,7 +168,8 @@ fn progress_goes_up_to_the_end() {
     a.put("tree", &sampler());
     let seen = Arc::new(Mutex::new(Vec::new()));
     let opts = ImportOptions { hidden: true, ..ImportOptions::default() };
-    import(a.store(), &a.path("tree"), &opts, &|p| seen.lock().unwrap().push(p), &AtomicBool::new(false)).unwrap();
+    import(a.store(), &a.path("tree"), &opts, &|p| seen.lock().unwrap().push(p), &AtomicBool::new(false))
+        .unwrap();
     let seen = seen.lock().unwrap();
     assert!(seen.is_sorted_by_key(|p| p.bytes));
     let last = seen.last().unwrap();
@@ -172,12 +182,14 @@ fn modes_and_times_are_preserved_when_asked() {
     a.put("tree", &dir([("f", file(1, 10)), ("d", dir([("g", file(2, 600_000))]))]));
     std::fs::set_permissions(a.path("tree/f"), std::fs::Permissions::from_mode(0o640)).unwrap();
     for profile in Profile::ALL {
-        let opts = ImportOptions { profile, preserve_mode: true, preserve_mtime: true, ..ImportOptions::default() };
+        let opts =
+            ImportOptions { profile, preserve_mode: true, preserve_mtime: true, ..ImportOptions::default() };
         let ka = add(a.store(), &a.path("tree"), &opts).unwrap().key.unwrap();
         fetch(&a, ka, &b, profile.name);
         assert_eq!(b.at(profile.name), a.at("tree"));
         for name in ["f", "d", "d/g", ""] {
-            let [x, y] = [a.path("tree"), b.path(profile.name)].map(|p| std::fs::metadata(p.join(name)).unwrap());
+            let [x, y] =
+                [a.path("tree"), b.path(profile.name)].map(|p| std::fs::metadata(p.join(name)).unwrap());
             assert_eq!(x.modified().unwrap(), y.modified().unwrap(), "{name}");
             assert_eq!(x.permissions().mode() & 0o755, y.permissions().mode() & 0o755, "{name}");
         }

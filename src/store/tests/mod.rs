@@ -1,6 +1,6 @@
 //! The suite that both stores pass, then what only a file system can do, then the two against each other.
 
-mod bench;
+pub(in crate::store) mod bench;
 mod fs;
 mod import;
 mod random;

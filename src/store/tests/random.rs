@@ -33,11 +33,13 @@ fn op() -> impl Strategy<Value = Op> {
 
 fn tree() -> impl Strategy<Value = MemTree> {
     let leaf = prop_oneof![
-        (0u64..3, prop::sample::select(vec![0usize, 1, 1000, 262_144, 300_000, 600_000])).prop_map(|(s, n)| file(s, n)),
+        (0u64..3, prop::sample::select(vec![0usize, 1, 1000, 262_144, 300_000, 600_000]))
+            .prop_map(|(s, n)| file(s, n)),
         (0usize..3).prop_map(|n| MemTree::File(vec![0; n * 262_144])),
         Just(MemTree::Symlink("../x".into())),
     ];
-    prop::collection::btree_map("[a-c]{1,2}", leaf, 0..5).prop_map(|m| dir([("sub", MemTree::Dir(m.clone())), ("again", MemTree::Dir(m))]))
+    prop::collection::btree_map("[a-c]{1,2}", leaf, 0..5)
+        .prop_map(|m| dir([("sub", MemTree::Dir(m.clone())), ("again", MemTree::Dir(m))]))
 }
 
 /// What an operation gave, without what the stores need not agree on.

@@ -51,7 +51,8 @@ fn a_tree_arrives_identical_by_every_profile<B: Bench>() {
 
 fn every_kind_of_root_arrives_identical<B: Bench>() {
     for profile in Profile::ALL {
-        for tree in [file(0, 0), file(1, 1), file(2, 262_144), file(3, 262_145), file(4, 3_000_000), dir([])] {
+        for tree in [file(0, 0), file(1, 1), file(2, 262_144), file(3, 262_145), file(4, 3_000_000), dir([])]
+        {
             let (a, b) = (B::new(), B::new());
             a.put("x", &tree);
             let ka = a.import("x", profile).unwrap();
@@ -192,7 +193,9 @@ fn a_destination_that_is_the_content_already_needs_no_fetch<B: Bench>() {
 
 fn force_replaces_what_is_there<B: Bench>() {
     let (tree, single) = (dir([("x", file(1, 10))]), file(2, 10));
-    for (new, old) in [(&single, &tree), (&tree, &single), (&tree, &dir([("y", file(3, 3))])), (&single, &file(4, 4))] {
+    for (new, old) in
+        [(&single, &tree), (&tree, &single), (&tree, &dir([("y", file(3, 3))])), (&single, &file(4, 4))]
+    {
         let (a, b) = (B::new(), B::new());
         a.put("new", new);
         b.put("dest", old);
@@ -287,7 +290,15 @@ fn removing_forgets_but_keeps_the_users_files<B: Bench>() {
 fn chunks_of_a_file_are_found_by_their_bytes<B: Bench>() {
     let a = B::new();
     let k = 262_144;
-    a.put("tree", &dir([("a", file(1, 10)), ("b", file(2, 5 * 262_144 + 1)), ("c", file(2, 5 * 262_144 + 1)), ("z", MemTree::File(vec![0; 3 * 262_144]))]));
+    a.put(
+        "tree",
+        &dir([
+            ("a", file(1, 10)),
+            ("b", file(2, 5 * 262_144 + 1)),
+            ("c", file(2, 5 * 262_144 + 1)),
+            ("z", MemTree::File(vec![0; 3 * 262_144])),
+        ]),
+    );
     let ka = a.import("tree", &Profile::V1_256K).unwrap();
     let of = |file, start, end| {
         let runs = a.store().chunks_of(ka, FileIndex(file), start, end).unwrap();
@@ -314,7 +325,10 @@ fn relocate_believes_only_what_it_hashed<B: Bench>() {
     a.put("wrong", &wrong);
     a.put("tree", &dir([]));
     let refused = a.store().relocate(ka, &a.path("wrong"));
-    assert!(matches!(&refused, Err(StoreError::Changed { path }) if path.ends_with("a/b.txt")), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(StoreError::Changed { path }) if path.ends_with("a/b.txt")),
+        "{refused:?}"
+    );
     a.store().relocate(ka, &a.path("moved")).unwrap();
     let info = a.store().info(ka).unwrap();
     assert_eq!((info.held, info.held_bytes, info.origin.path()), (info.chunks, info.size, &*a.path("moved")));

@@ -1,6 +1,8 @@
 //! Contents to be served by a peer of the test's own: honest ones, and DAGs that nobody should make.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::path::Path;
 
 use bytes::Bytes;
 use dunlin::content::block::cid_of;
@@ -8,6 +10,8 @@ use dunlin::content::builder::{Built, FileBuilder, leaf, symlink};
 use dunlin::content::dagpb::{NewLink, encode};
 use dunlin::content::profile::Profile;
 use dunlin::content::{Cid, DAG_PB, Meta, RAW};
+
+use super::tree::read_full;
 
 const PROFILE: &Profile = &Profile::V1_256K;
 
@@ -32,6 +36,25 @@ impl Dag {
         // Nodes are finished from the leaves upwards; they are asked for from the root downwards.
         nodes.reverse();
         Dag { root, nodes, chunks }
+    }
+
+    /// The inner nodes of a file alone: its chunks are with others.
+    pub fn skeleton(path: &Path) -> Dag {
+        let mut nodes = Vec::new();
+        let sink = &mut |cid, node| nodes.push((cid, node));
+        let mut builder = FileBuilder::new(PROFILE, Meta::NONE);
+        let mut file = File::open(path).unwrap();
+        let mut chunk = vec![0; PROFILE.chunk_len as usize];
+        loop {
+            let len = read_full(&mut file, &mut chunk);
+            if len == 0 {
+                break;
+            }
+            builder.push(leaf(PROFILE, &chunk[..len]), sink);
+        }
+        let root = builder.finish(sink).cid;
+        nodes.reverse();
+        Dag { root, nodes, chunks: Vec::new() }
     }
 
     pub fn node(&self, cid: &Cid) -> Option<Bytes> {

@@ -65,7 +65,7 @@ pub fn encode(message: &Message) -> Vec<u8> {
     out
 }
 
-/// Everything is held, nobody is choked, the nodes as far as they fit.
+/// All chunks that the DAG has are held (of a skeleton none), nobody is choked, the nodes as far as they fit.
 pub fn honest_joined(dag: &Dag) -> Vec<Say> {
     let mut left = MAX_JOINED_NODES_LEN;
     let fits = |(_, node): &&(_, Bytes)| {
@@ -77,7 +77,7 @@ pub fn honest_joined(dag: &Dag) -> Vec<Say> {
     vec![Say::Control(encode(&Message::Joined {
         root: dag.root,
         have: Bitfield::full(dag.chunks.len() as u32),
-        complete: true,
+        complete: !dag.chunks.is_empty(),
         interested: false,
         choked: false,
         nodes,

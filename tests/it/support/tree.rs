@@ -174,7 +174,8 @@ fn first_difference(want: &Path, got: &Path, excused: impl Fn(u8) -> bool) -> Op
     }
 }
 
-fn read_full(file: &mut File, buf: &mut [u8]) -> usize {
+/// Reads until the buffer is full or the file ends.
+pub fn read_full(file: &mut File, buf: &mut [u8]) -> usize {
     let mut filled = 0;
     while filled < buf.len() {
         match file.read(&mut buf[filled..]).unwrap() {
