@@ -39,7 +39,9 @@ fn codec(c: &mut Criterion) {
         let mut frames = FrameBuf::new();
         frames.extend(&frame);
         let body = frames.next_frame().expect("within the caps").expect("one whole frame").to_vec();
-        group.bench_function("decode", |b| b.iter(|| Message::decode(black_box(&body)).expect("our own message")));
+        group.bench_function("decode", |b| {
+            b.iter(|| Message::decode(black_box(&body)).expect("our own message"))
+        });
         group.finish();
     }
 }

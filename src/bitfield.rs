@@ -56,7 +56,9 @@ impl Bitfield {
             Err(_) => false,
             Ok(at) => match &self.pages[at].1 {
                 Page::Full => true,
-                Page::Some { words, .. } => words.get((o / 64) as usize).is_some_and(|w| w >> (o % 64) & 1 == 1),
+                Page::Some { words, .. } => {
+                    words.get((o / 64) as usize).is_some_and(|w| w >> (o % 64) & 1 == 1)
+                }
             },
         }
     }

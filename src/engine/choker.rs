@@ -23,8 +23,8 @@ const LAG_WEIGHT: u64 = 10;
 const CREDIT_WEIGHT: u64 = 300;
 /// What chance counts at most among those that sent something.
 const CHANCE: u64 = 500;
-/// What the optimistic peer is sent before it must have unchoked us (if it has what we want) to keep its
-/// slot beyond the next judgement.
+/// What a peer is sent before it must have unchoked us (if it has what we want) to keep its slot; the
+/// optimistic one keeps it until the next judgement.
 const TRIAL: u64 = 8 * CHUNK_LEN as u64;
 /// A peer is a newcomer until it has this many chunks.
 const NEW: u32 = 4;
@@ -43,8 +43,6 @@ pub(super) struct Choker {
     pub judge_at: Time,
     optimistic_at: Time,
     pub optimistic: Option<PeerKey>,
-    /// Bytes that it had been sent in all when it got the slot.
-    optimistic_given: u64,
     /// Slots opened beyond the base.
     extra: u16,
     /// When the link would have idled last, had no slot been opened.
@@ -67,7 +65,6 @@ impl Choker {
             judge_at: Time::MAX,
             optimistic_at: Time::ZERO,
             optimistic: None,
-            optimistic_given: 0,
             extra: 0,
             idle_at: Time::ZERO,
             close_at: Time::MAX,
@@ -154,26 +151,32 @@ impl Engine {
         self.taken == 0 && !self.leeching()
     }
 
-    /// A seed's peer that got something new is to pass it on before it gets more, if others wait: so
-    /// new chunks go to as many as can spread them, and most to those that do it fastest.
+    /// A slot goes on before its time if others wait: with one that takes and does not answer in kind (the
+    /// optimistic one has its time); and with a seed's peer that got something new and is to pass it on
+    /// first, so that new chunks go to as many as can spread them, and most to those that do it fastest.
     pub(super) fn rotate(&mut self, peer: PeerKey) {
-        let enough = self.peers.get(&peer).is_some_and(|p| p.holds_slot() && p.new_gifts >= GIFTS);
-        if enough && self.choker.waiting > 0 && self.only_seeding() {
+        let Some(p) = self.peers.get(&peer).filter(|p| p.holds_slot() && self.choker.waiting > 0) else {
+            return;
+        };
+        let gifted = p.new_gifts >= GIFTS && self.only_seeding();
+        let vain = self.cfg.tit_for_tat && self.choker.optimistic != Some(peer) && self.in_vain(peer);
+        if gifted || vain {
             self.choke(peer);
             self.vacancies = true;
         }
     }
 
-    /// It was served optimistically, has what we want, and chokes us all the same.
+    /// It was served, has what we want, and chokes us all the same.
     fn in_vain(&self, peer: PeerKey) -> bool {
         let Some(p) = self.peers.get(&peer) else { return true };
-        let given = self.ledger.get(peer).map_or(0, |a| a.given);
-        let served = given.saturating_sub(self.choker.optimistic_given) > TRIAL;
         let of = |k: &crate::units::ContentKey| {
             let c = self.contents.get(k).filter(|c| c.wants())?;
             c.swarm.get(&peer).map(|n| n.offers(&c.picker))
         };
-        served && p.choking_us && p.credit == 0 && p.contents.iter().filter_map(of).any(|offers| offers > 0)
+        p.served > TRIAL
+            && p.choking_us
+            && p.credit == 0
+            && p.contents.iter().filter_map(of).any(|offers| offers > 0)
     }
 
     /// It has next to nothing of what it wants of us, so it has nothing to give for it either.
@@ -267,7 +270,6 @@ impl Engine {
         for (k, w) in rest.iter().zip(weights) {
             if draw < w {
                 self.choker.optimistic = Some(*k);
-                self.choker.optimistic_given = self.ledger.get(*k).map_or(0, |a| a.given);
                 self.choker.optimistic_at = now + self.cfg.optimistic_interval;
                 return;
             }
@@ -376,7 +378,7 @@ impl Engine {
     fn unchoke(&mut self, peer: PeerKey) {
         let now = self.now;
         let Some(p) = self.peers.get_mut(&peer).filter(|p| p.choked) else { return };
-        (p.choked, p.unchoked_at, p.new_gifts) = (false, now, 0);
+        (p.choked, p.unchoked_at, p.new_gifts, p.served) = (false, now, 0, 0);
         self.choker.settled_at = now + p.rtt_or_zero() + SETTLE;
         self.choker.held += 1;
         self.choker.waiting -= u32::from(p.interests > 0);

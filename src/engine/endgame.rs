@@ -120,8 +120,8 @@ impl Engine {
         let mut best: Option<Candidate> = None;
         // If our own link is what limits, nothing comes before what is in line for it already.
         let asked: u64 = self.peers.values().map(|p| p.pipeline.live_bytes()).sum();
-        let backlog =
-            Duration::from_micros(asked.saturating_mul(1_000_000) / self.down_rate.per_second(now).max(1));
+        let rate = self.down_rate.per_second(now).max(1);
+        let line = |bytes: u64| Duration::from_micros(bytes.saturating_mul(1_000_000) / rate);
         for key in &p.contents {
             let Some(content) = self.contents.get(key).filter(|c| c.wants() && c.picker.asked() > 0) else {
                 continue;
@@ -132,6 +132,7 @@ impl Engine {
             let endgame = content.picker.open() == 0;
             for q in content.swarm.keys().filter(|q| **q != idle) {
                 let Some(other) = self.peers.get(q).filter(|q| !q.pipeline.asks.is_empty()) else { continue };
+                let backlog = line(asked.saturating_sub(other.pipeline.live_bytes()));
                 let mut ahead = 0u64;
                 let mut place = 0;
                 for a in other.pipeline.asks.iter().filter(|a| !a.cancelled) {

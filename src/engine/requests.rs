@@ -13,6 +13,8 @@ use super::picker::State;
 use super::state::Peer;
 use crate::units::{CHUNK_LEN, ChunkIndex, ContentKey, PeerKey, Time};
 
+/// The least that a lone seed is asked for, in chunks, once it has delivered.
+const LONE_SEED: usize = 4;
 /// How often time-outs are looked at while something is asked for.
 pub(super) const TICK: Duration = Duration::from_millis(500);
 /// The same while everything is asked for and idle peers may take something over.
@@ -115,21 +117,22 @@ impl Pipeline {
 
     /// Bytes that may be out at this rate and round trip.
     fn depth(&self, rate: u64, rtt: Duration) -> u64 {
-        let bytes =
-            |d: Duration| u64::try_from(u128::from(rate) * d.as_nanos() / 1_000_000_000).unwrap_or(u64::MAX);
+        let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+        let bytes = |d: Duration| rate.saturating_mul(micros(d)) / 1_000_000;
         bytes(rtt + SLACK).min(self.base_bytes.saturating_add(bytes(rtt * 2)))
     }
 
-    /// Whether another request may go out.
-    fn room(&self, rate: u64, rtt: Duration) -> bool {
-        if self.silent() || self.live >= self.max || self.asks.len() - self.live > MAX_DEAD {
+    /// Whether another request may go out; `least` chunks may be out however slow the peer is.
+    fn room(&self, rate: u64, rtt: Duration, least: usize) -> bool {
+        // Whatever is not answered yet stands in the peer's queue, which is as long as `max` and no longer.
+        if self.silent() || self.asks.len() >= self.max || self.asks.len() - self.live > MAX_DEAD {
             return false;
         }
         if self.delivered == 0 || !self.proven {
             return self.live == 0 && !self.on_trial;
         }
         let depth = self.depth(rate, rtt);
-        self.live < 2
+        self.live < least
             || self.live_bytes < depth
             || self
                 .ramp
@@ -213,8 +216,8 @@ impl Pipeline {
 
 impl Peer {
     /// Whether another request may go to it.
-    pub(super) fn has_room(&self, now: Time) -> bool {
-        !self.choking_us && self.pipeline.room(self.down_rate.per_second(now), self.rtt_or_zero())
+    pub(super) fn has_room(&self, now: Time, least: usize) -> bool {
+        !self.choking_us && self.pipeline.room(self.down_rate.per_second(now), self.rtt_or_zero(), least)
     }
 }
 
@@ -458,7 +461,8 @@ impl Engine {
     pub(super) fn fill(&mut self, peer: PeerKey) {
         let now = self.now;
         let mut batch: Vec<(ContentKey, Vec<ChunkIndex>)> = Vec::new();
-        while self.peers.get(&peer).is_some_and(|p| p.has_room(now)) {
+        let least = self.least(peer);
+        while self.peers.get(&peer).is_some_and(|p| p.has_room(now, least)) {
             let next = self.take_urgent(peer).or_else(|| self.choose(peer)).or_else(|| self.take_over(peer));
             let Some((key, c)) = next else { break };
             self.enter_ask(peer, key, c);
@@ -471,6 +475,16 @@ impl Engine {
         for (content, chunks) in batch {
             self.actions.push_back(Action::Request { peer, content, chunks });
         }
+    }
+
+    /// A lone seed is to have something to choose from, so that it can send what nobody has yet.
+    fn least(&self, peer: PeerKey) -> usize {
+        let Some(p) = self.peers.get(&peer) else { return 2 };
+        let lone = |k: &ContentKey| {
+            let content = self.contents.get(k).filter(|c| c.picker.seeds() == 1);
+            content.and_then(|c| c.swarm.get(&peer)).is_some_and(|n| n.complete)
+        };
+        if p.contents.iter().any(lone) { LONE_SEED } else { 2 }
     }
 
     fn enter_ask(&mut self, peer: PeerKey, key: ContentKey, c: u32) {
@@ -547,7 +561,7 @@ mod tests {
     }
 
     fn filled(p: &mut Pipeline, rate: u64, rtt: Duration) -> usize {
-        while p.room(rate, rtt) {
+        while p.room(rate, rtt, 2) {
             p.push(ask(p.asks.len() as u32));
         }
         p.live()

@@ -185,6 +185,8 @@ pub(super) struct Peer {
     /// Chunks that it was the first to get from us, the latest few; how many since it was unchoked.
     pub gifts: Vec<(ContentKey, u32)>,
     pub new_gifts: u32,
+    /// Bytes sent since it was unchoked.
+    pub served: u64,
 
     /// Things it did to no purpose since the last judgement: repeated flips, known haves.
     pub noise: u32,
@@ -218,6 +220,7 @@ impl Peer {
             choked_at: Time::ZERO,
             gifts: Vec::new(),
             new_gifts: 0,
+            served: 0,
             noise: 0,
             listed: false,
             look_at: Time::ZERO,

@@ -259,6 +259,7 @@ impl Engine {
         }
         p.sending += bytes;
         p.sending_count += 1;
+        p.served = p.served.saturating_add(bytes);
         p.up.take(bytes);
         self.limits_up.take(bytes);
         if p.kind == PeerKind::Bitswap {

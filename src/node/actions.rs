@@ -29,12 +29,12 @@ impl Driver {
                     c.members.remove(&peer);
                 }
             }
-            Action::Request { peer, content, chunks } => self.by_root(peer, content, &chunks, |root, indices| {
-                Message::GetChunks { root, indices }
-            }),
-            Action::Cancel { peer, content, chunks } => self.by_root(peer, content, &chunks, |root, indices| {
-                Message::Cancel { root, indices }
-            }),
+            Action::Request { peer, content, chunks } => {
+                self.by_root(peer, content, &chunks, |root, indices| Message::GetChunks { root, indices })
+            }
+            Action::Cancel { peer, content, chunks } => {
+                self.by_root(peer, content, &chunks, |root, indices| Message::Cancel { root, indices })
+            }
             Action::RequestNodes { peer, content, nodes } => self.ask_nodes(peer, content, &nodes),
             Action::Send { peer, content, chunk } => self.send_chunk(peer, content, chunk),
             Action::Refuse { peer, content, chunk, why } => {
@@ -48,8 +48,12 @@ impl Driver {
             }
             Action::Choke { peer } => self.choke(peer, true),
             Action::Unchoke { peer } => self.choke(peer, false),
-            Action::Have { peer, content, ranges } => self.tell_ranges(peer, content, &ranges, |u| &mut u.have),
-            Action::Lost { peer, content, ranges } => self.tell_ranges(peer, content, &ranges, |u| &mut u.lost),
+            Action::Have { peer, content, ranges } => {
+                self.tell_ranges(peer, content, &ranges, |u| &mut u.have)
+            }
+            Action::Lost { peer, content, ranges } => {
+                self.tell_ranges(peer, content, &ranges, |u| &mut u.lost)
+            }
             Action::Complete { peer, content } => self.update(peer, content, |u| u.complete = true),
             Action::Interested { peer, content, interested } => {
                 self.update(peer, content, |u| u.interested = Some(interested));
@@ -104,9 +108,9 @@ impl Driver {
 
     fn say_join(&mut self, peer: PeerKey, content: ContentKey) {
         let Some(c) = self.contents.get(content) else { return };
-        let complete = c.complete || (c.fetch.as_ref().is_some_and(|f| f.manifest_done) && c.have.len() == c.chunks);
-        let message =
-            Message::Join { root: c.root, have: c.have.clone(), complete, interested: !complete };
+        let complete =
+            c.complete || (c.fetch.as_ref().is_some_and(|f| f.manifest_done) && c.have.len() == c.chunks);
+        let message = Message::Join { root: c.root, have: c.have.clone(), complete, interested: !complete };
         self.say(peer, message);
     }
 

@@ -68,7 +68,11 @@ impl Driver {
                     self.forget_membership(key);
                     self.engine.handle_peer(now, key, PeerEvent::Disconnected);
                 }
-                self.engine.handle_peer(now, key, PeerEvent::Connected { kind: PeerKind::Exchange, rtt: None });
+                self.engine.handle_peer(
+                    now,
+                    key,
+                    PeerEvent::Connected { kind: PeerKind::Exchange, rtt: None },
+                );
             }
             Event::LinkDown { peer, why } => {
                 tracing::debug!("link with {peer} is down: {why}");
@@ -79,8 +83,11 @@ impl Driver {
                 if peer == self.own_id {
                     return;
                 }
-                if let Some(fetch) =
-                    self.queries.get(&query).and_then(|k| self.contents.get_mut(*k)).and_then(|c| c.fetch.as_mut())
+                if let Some(fetch) = self
+                    .queries
+                    .get(&query)
+                    .and_then(|k| self.contents.get_mut(*k))
+                    .and_then(|c| c.fetch.as_mut())
                 {
                     fetch.found += 1;
                 }
@@ -88,8 +95,7 @@ impl Driver {
             }
             Event::QueryDone { query } => {
                 let key = self.queries.remove(&query);
-                if let Some(fetch) =
-                    key.and_then(|k| self.contents.get_mut(k)).and_then(|c| c.fetch.as_mut())
+                if let Some(fetch) = key.and_then(|k| self.contents.get_mut(k)).and_then(|c| c.fetch.as_mut())
                 {
                     fetch.searching = false;
                 }
@@ -198,12 +204,9 @@ impl Driver {
 
     fn record(&self, key: PeerKey, scope: Scope) -> Option<PeerRecord> {
         let (id, p) = (self.peers.id(key)?, self.peers.get(key)?);
-        let addrs: Vec<Vec<u8>> = p.addrs.iter().filter(|a| may_share(a, scope)).map(Multiaddr::to_vec).collect();
-        (!addrs.is_empty()).then(|| PeerRecord {
-            id: id.to_bytes(),
-            addrs,
-            signed_record: Vec::new(),
-        })
+        let addrs: Vec<Vec<u8>> =
+            p.addrs.iter().filter(|a| may_share(a, scope)).map(Multiaddr::to_vec).collect();
+        (!addrs.is_empty()).then(|| PeerRecord { id: id.to_bytes(), addrs, signed_record: Vec::new() })
     }
 
     /// A peer has just become known well enough to be told of: tell the swarms that it is in, so that they
@@ -213,18 +216,15 @@ impl Driver {
             .contents
             .iter()
             .filter(|(_, c)| c.members.contains(&newcomer))
-            .map(|(k, c)| (k, c.root, c.members.iter().copied().filter(|&m| m != newcomer).take(MAX_TOLD).collect()))
+            .map(|(k, c)| {
+                (k, c.root, c.members.iter().copied().filter(|&m| m != newcomer).take(MAX_TOLD).collect())
+            })
             .collect();
         for (_, root, members) in swarms {
             for to in members {
                 let scope = self.peers.get(to).map_or(Scope::Global, super::peers::Peer::scope);
                 let Some(record) = self.record(newcomer, scope) else { continue };
-                self.say(to, Message::Peers {
-                    request: 0,
-                    root,
-                    added: vec![record],
-                    dropped: Vec::new(),
-                });
+                self.say(to, Message::Peers { request: 0, root, added: vec![record], dropped: Vec::new() });
             }
         }
     }

@@ -43,22 +43,52 @@ const BATCH: usize = 64;
 /// What the handles ask of the driver.
 pub enum Call {
     /// The content is complete and is to be served from now on.
-    Serve { info: Box<ContentInfo>, reply: oneshot::Sender<()> },
+    Serve {
+        info: Box<ContentInfo>,
+        reply: oneshot::Sender<()>,
+    },
+    /// A fetch from these, and from those that every fetch asks first, is about to begin.
+    Dial {
+        peers: Vec<Multiaddr>,
+    },
     Fetch(Box<FetchCall>),
     /// Serve it no more; it stays in the store.
-    Withdraw { key: ContentKey, reply: oneshot::Sender<()> },
+    Withdraw {
+        key: ContentKey,
+        reply: oneshot::Sender<()>,
+    },
     /// It is gone from the store.
-    Forget { key: ContentKey, reply: oneshot::Sender<()> },
+    Forget {
+        key: ContentKey,
+        reply: oneshot::Sender<()>,
+    },
     /// These chunks are held no longer.
-    Lost { key: ContentKey, ranges: Vec<ChunkRange> },
+    Lost {
+        key: ContentKey,
+        ranges: Vec<ChunkRange>,
+    },
     /// Fetch these next, in this order (of a held-back fetch).
-    Stream { key: ContentKey, ranges: Vec<ChunkRange> },
+    Stream {
+        key: ContentKey,
+        ranges: Vec<ChunkRange>,
+    },
     /// Answers when the chunk is held.
-    WaitFor { key: ContentKey, chunk: ChunkIndex, reply: oneshot::Sender<()> },
+    WaitFor {
+        key: ContentKey,
+        chunk: ChunkIndex,
+        reply: oneshot::Sender<()>,
+    },
     /// Answers after the next walk of the manifest.
-    WaitNodes { key: ContentKey, reply: oneshot::Sender<()> },
-    View { reply: oneshot::Sender<View> },
-    Shutdown { reply: oneshot::Sender<()> },
+    WaitNodes {
+        key: ContentKey,
+        reply: oneshot::Sender<()>,
+    },
+    View {
+        reply: oneshot::Sender<View>,
+    },
+    Shutdown {
+        reply: oneshot::Sender<()>,
+    },
 }
 
 pub struct FetchCall {
@@ -237,7 +267,9 @@ impl Driver {
         self.say_goodbye();
         for (_, content) in self.contents.iter_mut() {
             for waiter in content.fetch.iter_mut().flat_map(|f| f.waiters.drain(..)) {
-                let _ = waiter.reply.send(Err(Failure::failed("the node is shutting down; run the same get again to resume")));
+                let _ = waiter.reply.send(Err(Failure::failed(
+                    "the node is shutting down; run the same get again to resume",
+                )));
             }
         }
         // The workers' results must be taken while their threads end.
@@ -262,6 +294,10 @@ impl Driver {
             Call::Serve { info, reply } => {
                 self.serve(&info);
                 let _ = reply.send(());
+            }
+            Call::Dial { peers } => {
+                let first = self.first_peers.clone();
+                self.add_candidates(peers.into_iter().chain(first));
             }
             Call::Fetch(call) => self.begin_fetch(*call),
             Call::Withdraw { key, reply } => {
@@ -429,7 +465,8 @@ impl Driver {
         content.active = true;
         self.engine.handle_content(now, key, ContentEvent::Added { want });
         if !want {
-            let len = u32::try_from(content.held_bytes / u64::from(content.have.len().max(1))).unwrap_or(u32::MAX);
+            let len =
+                u32::try_from(content.held_bytes / u64::from(content.have.len().max(1))).unwrap_or(u32::MAX);
             self.engine.handle_content(now, key, ContentEvent::Grew { count: content.chunks, len });
             self.engine.handle_content(now, key, ContentEvent::ManifestComplete);
             for range in content.have.ranges() {

@@ -144,9 +144,11 @@ impl Driver {
                 }
             }
             // What an earlier run of this fetch, or another content, already has.
-            let held: Vec<_> = content.have.ranges().filter_map(|r| {
-                ChunkRange::new(r.start().max(range.start()), r.end().min(range.end()))
-            }).collect();
+            let held: Vec<_> = content
+                .have
+                .ranges()
+                .filter_map(|r| ChunkRange::new(r.start().max(range.start()), r.end().min(range.end())))
+                .collect();
             for range in held {
                 self.engine.handle_content(now, key, ContentEvent::Held(range));
             }
@@ -188,7 +190,12 @@ impl Driver {
         });
     }
 
-    pub(super) fn fetch_finished(&mut self, key: ContentKey, result: Result<(PathBuf, u64), StoreError>, seed: bool) {
+    pub(super) fn fetch_finished(
+        &mut self,
+        key: ContentKey,
+        result: Result<(PathBuf, u64), StoreError>,
+        seed: bool,
+    ) {
         let (path, size) = match result {
             Ok(done) => done,
             Err(e) => {
@@ -202,13 +209,8 @@ impl Driver {
         content.complete = true;
         let Some(fetch) = content.fetch.take() else { return };
         let link = Link { size: Some(size), name: content.name.clone(), ..Link::new(content.root) };
-        let shared = Shared {
-            cid: content.root.to_string(),
-            link: link.to_string(),
-            size,
-            path,
-            skipped: Vec::new(),
-        };
+        let shared =
+            Shared { cid: content.root.to_string(), link: link.to_string(), size, path, skipped: Vec::new() };
         for w in fetch.waiters {
             let _ = w.reply.send(Ok(shared.clone()));
         }
@@ -251,7 +253,8 @@ impl Driver {
     pub(super) fn tell_progress(&mut self) {
         let now = self.clock.now();
         let mut abandoned = Vec::new();
-        let keys: Vec<ContentKey> = self.contents.iter().filter(|(_, c)| c.fetch.is_some()).map(|(k, _)| k).collect();
+        let keys: Vec<ContentKey> =
+            self.contents.iter().filter(|(_, c)| c.fetch.is_some()).map(|(k, _)| k).collect();
         for key in keys {
             let state = self.state_of(key);
             let tried = self.tried(key);
@@ -272,7 +275,9 @@ impl Driver {
             let mut kept = Vec::new();
             for w in fetch.waiters.drain(..) {
                 if w.timeout.is_some_and(|t| idle >= t) {
-                    let _ = w.reply.send(Err(Failure::failed(format!("no progress for {} s: {tried}", idle.as_secs()))));
+                    let _ = w
+                        .reply
+                        .send(Err(Failure::failed(format!("no progress for {} s: {tried}", idle.as_secs()))));
                 } else if !w.reply.is_closed() {
                     // A reader that does not keep up misses a line, which the next one makes good.
                     let _ = w.progress.try_send(progress.clone());

@@ -78,14 +78,17 @@ impl NodeHandle {
     pub async fn start(cfg: NodeConfig) -> Result<NodeHandle, Failure> {
         let data_dir = cfg.data_dir.clone();
         let dir = data_dir.clone();
-        let (store, keypair) = blocking(move || {
-            let store = FsStore::open(&dir, Options::default()).map_err(failed)?;
-            Ok((Arc::new(store), identity::load_or_create(&dir).map_err(failed)?))
-        })
-        .await?;
+        let keypair = blocking(move || identity::load_or_create(&dir).map_err(failed)).await?;
+        let dir = data_dir.clone();
+        // A new index has to reach the disk, which takes as long as starting the network does: side by side.
+        let store = tokio::spawn(blocking(move || {
+            FsStore::open(&dir, Options::default()).map(Arc::new).map_err(failed)
+        }));
+        let store = async { store.await.unwrap_or_else(|e| Err(failed(e))) };
         let agent = format!("dunlin/{}", env!("CARGO_PKG_VERSION"));
         let peer_id = keypair.public().to_peer_id();
         if !cfg.network {
+            let store = store.await?;
             let identity = Identity { peer_id: peer_id.to_string(), listen: Vec::new(), agent };
             let inner = Inner { store, running: None, identity, data_dir, started: Instant::now() };
             return Ok(NodeHandle { inner: Arc::new(inner) });
@@ -106,6 +109,7 @@ impl NodeHandle {
         }
         .map_err(failed)?;
         let listen = net.listen.iter().map(|a| a.clone().with(Protocol::P2p(peer_id)).to_string()).collect();
+        let store = store.await?;
         let (calls, calls_rx) = mpsc::channel(CALLS);
         let wiring = Wiring {
             calls: calls_rx,
@@ -121,7 +125,9 @@ impl NodeHandle {
         tokio::spawn(driver.run(inputs));
         let identity = Identity { peer_id: peer_id.to_string(), listen, agent };
         let running = Some(Running { calls, net });
-        let node = NodeHandle { inner: Arc::new(Inner { store, running, identity, data_dir, started: Instant::now() }) };
+        let node = NodeHandle {
+            inner: Arc::new(Inner { store, running, identity, data_dir, started: Instant::now() }),
+        };
         node.take_up().await?;
         Ok(node)
     }
@@ -274,13 +280,15 @@ impl NodeHandle {
         let link = parse_link(&req.link)?;
         let mut peers = parse_peers(&req.peers)?;
         peers.extend(link.peers.iter().filter_map(|a| a.parse().ok()));
-        self.running()?;
+        // The handshakes go on while the disk is asked.
+        self.call(Call::Dial { peers: peers.clone() }).await?;
         let root = match &link.path {
             None => link.cid,
             Some(path) => self.resolve(&link, path, peers.clone()).await?,
         };
         let dest = destination(&req, &link, &root)?;
-        let new = NewFetch { root, name: link.name.clone().or_else(|| name_of(&dest)), dest, force: req.force };
+        let new =
+            NewFetch { root, name: link.name.clone().or_else(|| name_of(&dest)), dest, force: req.force };
         let store = self.inner.store.clone();
         let (seed, dest) = (req.seed, new.dest.clone());
         let info = blocking(move || {
@@ -413,7 +421,12 @@ impl NodeHandle {
         let (lost, changed, after) = blocking(move || {
             let (lost, changed) = store
                 .verify(key, &mut |done| {
-                    let line = Progress { done, total: Some(total), state: "verifying".into(), ..Progress::default() };
+                    let line = Progress {
+                        done,
+                        total: Some(total),
+                        state: "verifying".into(),
+                        ..Progress::default()
+                    };
                     let _ = progress.try_send(line);
                 })
                 .map_err(failed)?;
@@ -513,7 +526,10 @@ pub(super) fn parse_peers(peers: &[String]) -> Result<Vec<Multiaddr>, Failure> {
         .map(|p| {
             p.parse().map_err(|e| {
                 let example = "/ip4/192.0.2.1/tcp/4201/p2p/12D3...";
-                Failure::usage(format!("{} is not a multiaddr ({e}); one looks like {example}", p.escape_debug()))
+                Failure::usage(format!(
+                    "{} is not a multiaddr ({e}); one looks like {example}",
+                    p.escape_debug()
+                ))
             })
         })
         .collect()
@@ -578,4 +594,3 @@ fn seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
-

@@ -9,8 +9,8 @@ use crate::content::Cid;
 use crate::engine::event::{Arrival, Fault, PeerEvent, Refusal};
 use crate::net::api::Inbound;
 use crate::units::{ChunkIndex, ContentKey, PeerKey};
-use crate::wire::frame::MAX_FRAME;
 use crate::wire::exchange::{MAX_JOINED_NODES_LEN, Message, PeerRecord, Update, Why};
+use crate::wire::frame::MAX_FRAME;
 
 use super::driver::{Driver, Slow};
 use super::walk::first_nodes;
@@ -44,7 +44,8 @@ impl Driver {
             Inbound::Sent { peer, link, message, body } => {
                 let bytes = body.len() as u64;
                 self.buffers.put(body);
-                let (Some(key), Message::Chunk { root, index, .. }) = (self.linked(peer, link), message) else {
+                let (Some(key), Message::Chunk { root, index, .. }) = (self.linked(peer, link), message)
+                else {
                     return;
                 };
                 self.sent(key, root, index, bytes);
@@ -76,7 +77,11 @@ impl Driver {
                 let Some(content) = self.join(from, root) else {
                     return self.join_part(from, root, Message::Join { root, have, complete, interested });
                 };
-                self.engine.handle_peer(now, from, PeerEvent::Joined { content, have: have.clone(), complete });
+                self.engine.handle_peer(
+                    now,
+                    from,
+                    PeerEvent::Joined { content, have: have.clone(), complete },
+                );
                 self.engine.handle_peer(now, from, PeerEvent::Interested { content, interested });
                 self.answer_join(content, from, !complete && have.is_empty());
             }
@@ -102,7 +107,11 @@ impl Driver {
             },
             Message::Cancel { root, indices } => {
                 if let Some((content, _)) = self.contents.of_root(&root) {
-                    self.engine.handle_peer(now, from, PeerEvent::CancelledByPeer { content, chunks: indices });
+                    self.engine.handle_peer(
+                        now,
+                        from,
+                        PeerEvent::CancelledByPeer { content, chunks: indices },
+                    );
                 }
             }
             Message::Update(update) => self.on_update(from, update),
@@ -154,7 +163,10 @@ impl Driver {
             let reading = self.joins.iter().any(|(k, _)| *k == key);
             self.joins.push((key, to));
             if !reading {
-                self.slowly(move || Slow::FirstNodes { key, nodes: first_nodes(&*store, root, MAX_JOINED_NODES_LEN) });
+                self.slowly(move || Slow::FirstNodes {
+                    key,
+                    nodes: first_nodes(&*store, root, MAX_JOINED_NODES_LEN),
+                });
             }
         }
     }

@@ -46,8 +46,12 @@ impl Driver {
             }
         } else if self.looking.waiting.len() < MAX_LOOKING && self.contents.of_root(&root).is_none() {
             self.looking.waiting.insert(root, vec![(from, join)]);
-            let hosts: BTreeSet<ContentKey> =
-                self.contents.iter().filter(|(_, c)| c.seeding && c.parts.is_none()).map(|(k, _)| k).collect();
+            let hosts: BTreeSet<ContentKey> = self
+                .contents
+                .iter()
+                .filter(|(_, c)| c.seeding && c.parts.is_none())
+                .map(|(k, _)| k)
+                .collect();
             let store = self.store.clone();
             return self.slowly(move || Slow::Part { root, part: find(&*store, root, &hosts) });
         }

@@ -154,7 +154,11 @@ impl PeerTable {
         if self.ids.len() < MAX_REMEMBERED {
             return;
         }
-        let old = self.ids.iter().find(|(_, (_, p))| !p.connected && p.link.is_none()).map(|(&k, (id, _))| (k, *id));
+        let old = self
+            .ids
+            .iter()
+            .find(|(_, (_, p))| !p.connected && p.link.is_none())
+            .map(|(&k, (id, _))| (k, *id));
         if let Some((key, id)) = old {
             self.ids.remove(&key);
             self.keys.remove(&id);

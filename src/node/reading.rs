@@ -101,7 +101,12 @@ impl NodeHandle {
     }
 
     /// The CID that a path inside a link leads to.
-    pub(super) async fn resolve(&self, link: &Link, path: &str, peers: Vec<Multiaddr>) -> Result<Cid, Failure> {
+    pub(super) async fn resolve(
+        &self,
+        link: &Link,
+        path: &str,
+        peers: Vec<Multiaddr>,
+    ) -> Result<Cid, Failure> {
         self.resolve_with(link, path, peers, &mut None).await
     }
 
@@ -171,7 +176,8 @@ impl NodeHandle {
         let (store, dir) = (self.inner.store.clone(), self.temporary_dir());
         let info = blocking(move || {
             std::fs::create_dir_all(&dir).map_err(|e| Failure::failed(format!("{}: {e}", dir.display())))?;
-            let dest = dir.join(format!("{root}.{}.{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+            let dest =
+                dir.join(format!("{root}.{}.{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
             let key =
                 store.begin_fetch(&NewFetch { root, name: None, dest, force: false }).map_err(failed)?;
             store.info(key).map_err(failed)
@@ -181,7 +187,8 @@ impl NodeHandle {
         let (progress, progress_rx) = mpsc::channel(1);
         let (reply, end) = oneshot::channel();
         let waiter = Some(Waiter { progress, reply, timeout: None, seed: false });
-        self.call(Call::Fetch(Box::new(FetchCall { info, size_hint: None, peers, hold: true, waiter }))).await?;
+        self.call(Call::Fetch(Box::new(FetchCall { info, size_hint: None, peers, hold: true, waiter })))
+            .await?;
         Ok(Borrowed { node: self.clone(), key, end, _progress: progress_rx })
     }
 
@@ -318,8 +325,9 @@ impl Plan {
         let mut items = Vec::new();
         loop {
             items.clear();
-            let step =
-                walker.advance(&mut |cid| store.node(cid).ok().flatten(), WALK_BATCH, &mut items).map_err(failed)?;
+            let step = walker
+                .advance(&mut |cid| store.node(cid).ok().flatten(), WALK_BATCH, &mut items)
+                .map_err(failed)?;
             items.drain(..).for_each(|item| self.take(item));
             match step {
                 _ if self.done => return Ok(Look::Ready(())),
@@ -340,7 +348,9 @@ impl Plan {
             Item::Chunk { index, file, .. } if current == Some(file) => self.parts.push(Part::Chunk(index)),
             Item::Inline { file, data, .. } if current == Some(file) => self.parts.push(Part::Inline(data)),
             // The next file begins: the one that was wanted is over.
-            Item::File { .. } | Item::Dir { .. } | Item::Symlink { .. } if current.is_some() => self.done = true,
+            Item::File { .. } | Item::Dir { .. } | Item::Symlink { .. } if current.is_some() => {
+                self.done = true
+            }
             _ => {}
         }
     }
@@ -351,7 +361,10 @@ impl Plan {
             None if self.is_dir => Err(Failure::failed(
                 "that is a folder: name a file in it (see `dunlin ls`), or fetch it with `dunlin get`",
             )),
-            None => Err(Failure::failed(format!("no file {} in that content; see `dunlin ls`", self.path.escape_debug()))),
+            None => Err(Failure::failed(format!(
+                "no file {} in that content; see `dunlin ls`",
+                self.path.escape_debug()
+            ))),
         }
     }
 }

@@ -51,8 +51,17 @@ pub enum WalkError {
 
 pub fn walk(store: &dyn Store, job: Walk) -> Walked {
     let Walk { content, walker, arrived } = job;
-    let mut out =
-        Walked { content, walker, grew: vec![], copied: vec![], more: false, missing: vec![], bad: vec![], done: false, error: None };
+    let mut out = Walked {
+        content,
+        walker,
+        grew: vec![],
+        copied: vec![],
+        more: false,
+        missing: vec![],
+        bad: vec![],
+        done: false,
+        error: None,
+    };
     let mut good = Vec::with_capacity(arrived.len());
     for (from, cid, bytes) in arrived {
         match verify_block(&cid, &bytes) {
@@ -153,7 +162,11 @@ pub fn first_nodes(store: &dyn Store, root: Cid, budget: usize) -> Vec<(Cid, Byt
                 if let Some((_, bytes)) = given.iter().find(|(c, _)| c == cid) {
                     return Some(Bytes::clone(bytes));
                 }
-                let bytes = store.node(cid).ok().flatten().filter(|b| spent + b.len() <= budget && given.len() < MAX_FIRST_NODES)?;
+                let bytes = store
+                    .node(cid)
+                    .ok()
+                    .flatten()
+                    .filter(|b| spent + b.len() <= budget && given.len() < MAX_FIRST_NODES)?;
                 spent += bytes.len();
                 given.push((*cid, bytes.clone()));
                 Some(bytes)

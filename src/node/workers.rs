@@ -59,7 +59,14 @@ pub enum Written {
 
 /// What a worker says when it is done.
 pub enum Done {
-    Written { content: ContentKey, chunk: ChunkIndex, from: PeerId, data_len: u64, outcome: Written, body: Vec<u8> },
+    Written {
+        content: ContentKey,
+        chunk: ChunkIndex,
+        from: PeerId,
+        data_len: u64,
+        outcome: Written,
+        body: Vec<u8>,
+    },
     /// Only of reads that failed: a chunk that was read went to the peer's stream without the driver.
     Unreadable { content: ContentKey, chunk: ChunkIndex, to: PeerId, error: StoreError, body: Vec<u8> },
 }
@@ -72,7 +79,11 @@ pub struct Pool<J> {
 }
 
 impl<J: Send + 'static> Pool<J> {
-    fn start(name: &str, threads: usize, work: impl Fn(J) + Send + Sync + 'static) -> std::io::Result<Pool<J>> {
+    fn start(
+        name: &str,
+        threads: usize,
+        work: impl Fn(J) + Send + Sync + 'static,
+    ) -> std::io::Result<Pool<J>> {
         let (tx, rx) = sync_channel::<J>(QUEUE);
         let (rx, work) = (Arc::new(Mutex::new(rx)), Arc::new(work));
         let threads = (0..threads)
@@ -126,7 +137,11 @@ fn next<J>(rx: &Mutex<Receiver<J>>) -> Option<J> {
     rx.lock().unwrap_or_else(std::sync::PoisonError::into_inner).recv().ok()
 }
 
-pub fn writers(store: Arc<dyn Store>, done: mpsc::Sender<Done>, threads: usize) -> std::io::Result<Pool<WriteJob>> {
+pub fn writers(
+    store: Arc<dyn Store>,
+    done: mpsc::Sender<Done>,
+    threads: usize,
+) -> std::io::Result<Pool<WriteJob>> {
     Pool::start("dunlin-write", threads, move |job: WriteJob| {
         let (data_len, outcome) = write(&*store, &job);
         let WriteJob { content, chunk, from, body, .. } = job;
@@ -151,11 +166,16 @@ fn write(store: &dyn Store, job: &WriteJob) -> (u64, Written) {
     }
 }
 
-pub fn readers(store: Arc<dyn Store>, done: mpsc::Sender<Done>, threads: usize) -> std::io::Result<Pool<ReadJob>> {
+pub fn readers(
+    store: Arc<dyn Store>,
+    done: mpsc::Sender<Done>,
+    threads: usize,
+) -> std::io::Result<Pool<ReadJob>> {
     Pool::start("dunlin-read", threads, move |mut job: ReadJob| {
         match store.read_chunk(job.source.0, job.source.1, &mut job.body) {
             Ok(read) => {
-                let message = Message::Chunk { root: job.root, index: job.chunk, block_lens: read.block_lens };
+                let message =
+                    Message::Chunk { root: job.root, index: job.chunk, block_lens: read.block_lens };
                 let out = Outgoing { message, body: job.body };
                 // The engine keeps fewer sends under way than the stream's queue holds, so a full queue
                 // means that the link is going down, which the driver hears of anyway.

@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use redb::{
-    Database, DatabaseError, Durability, Key, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError,
-    Value, WriteTransaction,
+    Database, DatabaseError, Durability, Key, ReadTransaction, ReadableDatabase, ReadableTable,
+    TableDefinition, TableError, Value, WriteTransaction,
 };
 
 use crate::bitfield::{Bitfield, PAGE};

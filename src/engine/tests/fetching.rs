@@ -21,8 +21,19 @@ fn a_chunk_that_becomes_known_is_asked_for_at_once() {
     let mut one = One::leech(1);
     one.source(7);
     one.deliver(7, 0);
+    one.store(7, 0);
+    one.store(7, 0);
     let said = one.content(K, ContentEvent::Grew { count: 1, len: 5 });
     assert_eq!(requests(said), [(7, 1)]);
+}
+
+#[test]
+fn a_peer_is_asked_for_one_chunk_until_one_of_its_was_found_right() {
+    let mut one = One::leech(9);
+    let first = requests(one.source(7))[0].1;
+    one.deliver(7, first);
+    assert_eq!(requests(&one.said), [], "it has come, but nobody has looked at it yet");
+    assert!(requests(one.store(7, first)).len() >= 2);
 }
 
 #[test]

@@ -221,7 +221,6 @@ fn apply(e: &mut Engine, d: &mut Driver, now: &mut Time, op: Op) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40_000, ..ProptestConfig::default() })]
     #[test]
     fn no_event_sequence_breaks_an_invariant(
         seed in any::<u64>(),
