@@ -165,6 +165,8 @@ impl<'a> World<'a> {
                 Slots::Auto => EngineSlots::Auto,
                 Slots::Fixed(n) => EngineSlots::Fixed(n.min(1000) as u16),
             },
+            tit_for_tat: self.scenario.tit_for_tat,
+            optimistic: self.scenario.optimistic,
             neighbours: self.scenario.neighbours as usize,
             max_neighbours: self.scenario.neighbours as usize * 3,
             ..Config::default()
