@@ -57,7 +57,7 @@ pub struct NodeFlags {
     /// Ask this peer first (repeatable).
     #[arg(long, value_name = "MULTIADDR")]
     pub peer: Vec<PeerAddr>,
-    /// Join this network: amino (the public one), or a name of your own.
+    /// Whose bootstrap peers to start from: amino (the public network); any other name has none.
     #[arg(long, value_name = "NAME")]
     pub network: Option<NetworkName>,
     /// Do not look for nodes on the local network.
