@@ -9,6 +9,7 @@ mod cli;
 mod disk_full;
 mod hostile;
 mod hostile_dags;
+mod interop;
 mod kill;
 mod layering;
 mod support;
