@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::{add, cat, completions, get, ls, relocate, rm, share, verify};
+use super::{add, cat, completions, get, limits, ls, pardon, peers, relocate, rm, share, verify};
 use crate::node::config::{ListenAddr, NetworkName, PeerAddr};
 
 /// Shares files with everybody who has their link, and fetches them from everybody who has them.
@@ -105,8 +105,12 @@ pub enum Command {
     Daemon(OnlyNodeFlags),
     /// Show what the node does.
     Status,
-    /// Show the connected peers.
-    Peers,
+    /// Show the connected peers, what went between them and us, and who is banned.
+    Peers(peers::PeersArgs),
+    /// Take a peer's ban back.
+    Pardon(pardon::PardonArgs),
+    /// Show and change how fast the node sends and receives, in all, for a content or with a peer.
+    Limits(limits::LimitsArgs),
     /// Show the node's peer ID and addresses.
     Id,
     /// Forget a content; your files stay.

@@ -27,9 +27,11 @@ mod get;
 mod human;
 mod id;
 mod lab;
+mod limits;
 mod list;
 mod ls;
 mod output;
+mod pardon;
 mod peers;
 mod progress;
 mod relocate;
@@ -108,7 +110,9 @@ async fn dispatch(command: Command, context: &Context) -> anyhow::Result<()> {
         Command::List => list::run(context).await,
         Command::Daemon(_) => daemon::run(context).await,
         Command::Status => status::run(context).await,
-        Command::Peers => peers::run(context).await,
+        Command::Peers(args) => peers::run(context, args).await,
+        Command::Pardon(args) => pardon::run(context, args).await,
+        Command::Limits(args) => limits::run(context, args).await,
         Command::Id => id::run(context).await,
         Command::Rm(args) => rm::run(context, args).await,
         Command::Verify(args) => verify::run(context, args).await,
@@ -277,6 +281,12 @@ mod tests {
             "id".into(),
             "rm x --delete-part".into(),
             "verify x".into(),
+            "peers --banned --json".into(),
+            "pardon 12D3KooWKnDdG3iXw9eTFijk3EWSunZcFi54Zka4wmtqtt6rPxc8".into(),
+            "limits".into(),
+            "limits --up 1.5M --down unlimited --slots auto --json".into(),
+            "limits --content x --up default".into(),
+            "limits --peer 12D3KooWKnDdG3iXw9eTFijk3EWSunZcFi54Zka4wmtqtt6rPxc8 --down 10Ki".into(),
             "relocate x there".into(),
             format!("config {node}"),
             "completions bash".into(),
@@ -304,6 +314,11 @@ mod tests {
             ("daemon --network Mine", vec!["a-z"]),
             ("list --listen /ip4/1.2.3.4/tcp/1", vec!["--listen"]),
             ("share", vec!["<PATH>"]),
+            ("limits --up fast", vec!["`fast`", "10M"]),
+            ("limits --up 0", vec!["unlimited"]),
+            ("limits --slots 0", vec!["auto"]),
+            ("limits --content x --slots 3", vec!["--content", "--slots"]),
+            ("limits --content x --peer y", vec!["--peer"]),
         ] {
             let error = parse(line).expect_err(line);
             assert!(!error.contains('\n'), "{line}: {error}");

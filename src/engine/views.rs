@@ -163,6 +163,11 @@ impl Engine {
         self.ledger.is_banned(key)
     }
 
+    /// What is remembered of one peer.
+    pub fn account(&self, key: PeerKey) -> Option<&Account> {
+        self.ledger.get(key)
+    }
+
     /// What is remembered of peers, to be kept across restarts.
     pub fn ledger(&self) -> impl Iterator<Item = (PeerKey, &Account)> {
         self.ledger.iter()

@@ -20,9 +20,10 @@ use serde::de::DeserializeOwned;
 use tokio::task::AbortHandle;
 
 use super::state::App;
-use super::{Holder, Relocate, Remove, What};
+use super::{Holder, Pardon, Relocate, Remove, What};
 use crate::node::api::{
-    AddRequest, ContentStatus, Failure, GetRequest, Identity, Line, Listed, Peers, Status,
+    AddRequest, Banned, ContentStatus, Failure, GetRequest, Identity, Limits, LimitsRequest, Line, Listed,
+    Peers, Status,
 };
 use crate::node::lock;
 
@@ -117,6 +118,22 @@ impl Client {
 
     pub async fn peers(&self) -> Result<Peers, Failure> {
         self.get_json("/v1/peers").await
+    }
+
+    pub async fn banned(&self) -> Result<Vec<Banned>, Failure> {
+        self.get_json("/v1/banned").await
+    }
+
+    pub async fn pardon(&self, request: &Pardon) -> Result<Banned, Failure> {
+        self.post_json("/v1/pardon", request).await
+    }
+
+    pub async fn limits(&self) -> Result<Limits, Failure> {
+        self.get_json("/v1/limits").await
+    }
+
+    pub async fn set_limits(&self, request: &LimitsRequest) -> Result<Limits, Failure> {
+        self.post_json("/v1/limits", request).await
     }
 
     pub async fn ls(&self, link: &str, peers: &[String]) -> Result<Vec<Listed>, Failure> {

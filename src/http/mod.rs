@@ -10,6 +10,10 @@
 //! | `GET /v1/status` | | `Status` |
 //! | `GET /v1/list` | | `[ContentStatus]` |
 //! | `GET /v1/peers` | | `Peers` |
+//! | `GET /v1/banned` | | `[Banned]` |
+//! | `POST /v1/pardon` | [`Pardon`] | `Banned`, as it was |
+//! | `GET /v1/limits` | | `Limits` |
+//! | `POST /v1/limits` | `LimitsRequest` | `Limits`, as they are now |
 //! | `POST /v1/add` | `AddRequest` | `Line`s: progress, then `done` or `error` |
 //! | `POST /v1/share` | `AddRequest` | the same, then open until either side ends: hanging up withdraws |
 //! | `POST /v1/get` | `GetRequest` | the same; open on with `seed`, unless a daemon seeds anyway |
@@ -61,6 +65,13 @@ pub struct Holder {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct What {
     pub what: String,
+}
+
+/// `pardon`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Pardon {
+    /// The peer's ID.
+    pub peer: String,
 }
 
 /// `rm`.

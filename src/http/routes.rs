@@ -18,9 +18,10 @@ use super::gate::{Posted, Refusal, gate, refused};
 use super::jobs::Job;
 use super::state::{App, shutting_down};
 use super::stream::{After, PROGRESS_QUEUE, encode, line_and_hold, lines};
-use super::{Relocate, Remove, What};
+use super::{Pardon, Relocate, Remove, What};
 use crate::node::api::{
-    AddRequest, ContentStatus, Failure, GetRequest, Identity, Line, Listed, Peers, Status,
+    AddRequest, Banned, ContentStatus, Failure, GetRequest, Identity, Limits, LimitsRequest, Line, Listed,
+    Peers, Status,
 };
 
 type Answer<T> = Result<Json<T>, Refusal>;
@@ -35,6 +36,9 @@ pub fn router(app: &Arc<App>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/list", get(list))
         .route("/v1/peers", get(peers))
+        .route("/v1/banned", get(banned))
+        .route("/v1/pardon", post(pardon))
+        .route("/v1/limits", get(limits).post(set_limits))
         .route("/v1/add", post(add))
         .route("/v1/share", post(share))
         .route("/v1/get", post(fetch))
@@ -72,6 +76,22 @@ async fn list(State(app): State<Arc<App>>) -> Answer<Vec<ContentStatus>> {
 
 async fn peers(State(app): State<Arc<App>>) -> Json<Peers> {
     Json(app.node.peers().await)
+}
+
+async fn banned(State(app): State<Arc<App>>) -> Answer<Vec<Banned>> {
+    Ok(Json(app.node.banned().await?))
+}
+
+async fn pardon(State(app): State<Arc<App>>, Posted(Pardon { peer }): Posted<Pardon>) -> Answer<Banned> {
+    Ok(Json(app.node.pardon(&peer).await?))
+}
+
+async fn limits(State(app): State<Arc<App>>) -> Answer<Limits> {
+    Ok(Json(app.node.limits().await?))
+}
+
+async fn set_limits(State(app): State<Arc<App>>, Posted(request): Posted<LimitsRequest>) -> Answer<Limits> {
+    Ok(Json(app.node.set_limits(request).await?))
 }
 
 async fn add(State(app): State<Arc<App>>, Posted(request): Posted<AddRequest>) -> Streamed {

@@ -31,6 +31,14 @@ pub enum Command {
     Ban {
         peer: PeerId,
     },
+    /// Refuse these from now on, as [`Command::Ban`] does.
+    Banned {
+        peers: Vec<PeerId>,
+    },
+    /// Refuse it no more.
+    Pardon {
+        peer: PeerId,
+    },
     /// Ask the DHTs who provides this; [`Event::Provider`] as each is found, then [`Event::QueryDone`].
     FindProviders {
         query: QueryId,

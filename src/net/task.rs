@@ -171,6 +171,15 @@ impl Task {
                 let _ = self.swarm.disconnect_peer_id(peer); // it may be gone already
             }
             Command::Ban { peer } => drop(self.swarm.behaviour_mut().banned.block_peer(peer)),
+            Command::Banned { peers } => {
+                let banned = &mut self.swarm.behaviour_mut().banned;
+                for peer in peers {
+                    banned.block_peer(peer);
+                }
+            }
+            Command::Pardon { peer } => {
+                self.swarm.behaviour_mut().banned.unblock_peer(peer);
+            }
             Command::FindProviders { query, hash } => self.find_providers(query, &hash),
             Command::StopQuery { query } => self.stop_query(query),
             Command::Provide { hash } => self.provide(&hash),

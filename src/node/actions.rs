@@ -67,6 +67,7 @@ impl Driver {
             Action::Ban { peer, fault } => {
                 let Some(id) = self.peers.id(peer) else { return };
                 tracing::warn!("{id} is banned: {fault:?}");
+                self.enter(peer);
                 self.command(Command::Ban { peer: id });
                 if let Some(p) = self.peers.get_mut(peer) {
                     p.link = None;

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::content::manifest::Meta;
 use crate::net::api::PeerInfo;
 
+use super::config::{Change, Rate, Slots};
+
 /// `add` and `share`: one path.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AddRequest {
@@ -170,7 +172,79 @@ pub struct Identity {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Peers {
-    pub peers: Vec<PeerInfo>,
+    pub peers: Vec<Peer>,
+}
+
+/// A connected peer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Peer {
+    #[serde(flatten)]
+    pub info: PeerInfo,
+    #[serde(flatten)]
+    pub account: PeerAccount,
+}
+
+/// What went between us and a peer, over all connections and restarts. Bytes are of chunks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerAccount {
+    /// Bytes that it got from us.
+    pub given: u64,
+    /// Bytes that we got from it.
+    pub taken: u64,
+    /// Faults that are not yet forgiven; the third bans.
+    pub strikes: u8,
+}
+
+/// A peer that is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Banned {
+    pub peer: String,
+    /// When, in seconds since the Unix epoch.
+    pub since: u64,
+    #[serde(flatten)]
+    pub account: PeerAccount,
+}
+
+/// `limits`: a change. What is not given stays as it is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LimitsRequest {
+    /// A content of ours by CID, link or path: its own limit, not everything's.
+    pub content: Option<String>,
+    /// A peer's ID: its own limit.
+    pub peer: Option<String>,
+    /// Bytes a second.
+    pub up: Option<Change<Rate>>,
+    pub down: Option<Change<Rate>>,
+    pub slots: Option<Change<Slots>>,
+}
+
+/// The limits in force. Rates are bytes a second, `None` is unlimited.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    pub up: Option<u64>,
+    pub down: Option<u64>,
+    /// `None`: as many as suit the upload rate.
+    pub slots: Option<u32>,
+    /// Which of `up`, `down` and `slots` were set while running, over the settings file.
+    pub set: Vec<String>,
+    pub contents: Vec<ContentLimits>,
+    pub peers: Vec<PeerLimits>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContentLimits {
+    pub cid: String,
+    pub name: Option<String>,
+    pub up: Option<u64>,
+    pub down: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerLimits {
+    pub peer: String,
+    pub up: Option<u64>,
+    pub down: Option<u64>,
 }
 
 /// One name in a folder.

@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 
 mod values;
 
-pub use values::{Bootstrap, ListenAddr, LogLevel, NetworkName, PeerAddr, Rate, Size, Slots, parse_bytes};
+pub use values::{
+    Bootstrap, Change, ListenAddr, LogLevel, NetworkName, PeerAddr, Rate, Size, Slots, parse_bytes,
+};
 
 /// The public IPFS network's name.
 pub const AMINO: &str = "amino";

@@ -68,11 +68,13 @@ impl Driver {
                     self.forget_membership(key);
                     self.engine.handle_peer(now, key, PeerEvent::Disconnected);
                 }
+                self.recall(key, &peer);
                 self.engine.handle_peer(
                     now,
                     key,
                     PeerEvent::Connected { kind: PeerKind::Exchange, rtt: None },
                 );
+                self.limit_peer(key);
             }
             Event::LinkDown { peer, why } => {
                 tracing::debug!("link with {peer} is down: {why}");
@@ -185,6 +187,7 @@ impl Driver {
             return;
         }
         p.link = None;
+        self.enter(key);
         self.forget_membership(key);
         self.engine.handle_peer(now, key, PeerEvent::Disconnected);
     }

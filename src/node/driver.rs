@@ -7,7 +7,7 @@
 //! This file has the loop and the bookkeeping; `inbound.rs` what peers say, `actions.rs` what the engine
 //! says, `fetching.rs` the life of a fetch, `discovery.rs` whom to dial.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,9 +23,11 @@ use crate::net::api::{Command, Event, Inbound, QueryId};
 use crate::store::{ContentInfo, Store, StoreError};
 use crate::units::{ChunkIndex, ChunkRange, ContentKey, PeerKey, Time};
 
-use super::api::Failure;
+use super::api::{Banned, Failure, PeerAccount};
 use super::clock::Clock;
 use super::contents::{Content, Contents, Counter, Waiter};
+use super::ledger::Book;
+use super::limits::Limits;
 use super::peers::PeerTable;
 use super::walk::Walked;
 use super::workers::{self, Done, Pool, ReadJob, WriteJob, Written};
@@ -86,6 +88,20 @@ pub enum Call {
     View {
         reply: oneshot::Sender<View>,
     },
+    /// These limits hold from now on.
+    Limits(Box<Limits>),
+    /// What went between us and each connected peer.
+    Accounts {
+        reply: oneshot::Sender<BTreeMap<PeerId, PeerAccount>>,
+    },
+    Banned {
+        reply: oneshot::Sender<Vec<Banned>>,
+    },
+    /// Take a ban back; answers whether there was one.
+    Pardon {
+        peer: PeerId,
+        reply: oneshot::Sender<bool>,
+    },
     Shutdown {
         reply: oneshot::Sender<()>,
     },
@@ -124,6 +140,7 @@ pub(super) enum Slow {
     Finished { key: ContentKey, result: Result<(PathBuf, u64), StoreError>, seed: bool },
     Part { root: Cid, part: Option<super::parts::Part> },
     Withdrawn { key: ContentKey, have: crate::bitfield::Bitfield },
+    Kept { result: Result<(), StoreError>, ids: BTreeSet<PeerId> },
 }
 
 /// The channels that a driver needs besides the engine and the store.
@@ -136,6 +153,8 @@ pub struct Wiring {
     pub own_id: PeerId,
     /// Asked first by every fetch.
     pub peers: Vec<Multiaddr>,
+    pub limits: Limits,
+    pub book: Book,
 }
 
 pub struct Driver {
@@ -157,6 +176,8 @@ pub struct Driver {
     pub(super) requests: BTreeMap<u32, ContentKey>,
     pub(super) node_waiters: Vec<(ContentKey, oneshot::Sender<()>)>,
     pub(super) looking: super::parts::Looking,
+    pub(super) limits: Limits,
+    pub(super) book: Book,
     pub(super) slow_tx: mpsc::Sender<Slow>,
     pub(super) down: Counter,
     pub(super) up: Counter,
@@ -201,6 +222,8 @@ impl Driver {
             requests: BTreeMap::new(),
             node_waiters: Vec::new(),
             looking: Default::default(),
+            limits: w.limits,
+            book: w.book,
             slow_tx,
             down: Counter::default(),
             up: Counter::default(),
@@ -227,6 +250,7 @@ impl Driver {
 
     /// Runs until [`Call::Shutdown`], or until every handle is gone.
     pub async fn run(mut self, mut input: DriverInputs) {
+        self.close_to_banned().await;
         let mut inbound = Vec::with_capacity(BATCH);
         let mut done = Vec::with_capacity(BATCH);
         let mut tick = tokio::time::interval(TICK);
@@ -265,6 +289,7 @@ impl Driver {
 
     async fn stop(mut self, mut input: DriverInputs) {
         self.say_goodbye();
+        let mut book = self.close_book();
         for (_, content) in self.contents.iter_mut() {
             for waiter in content.fetch.iter_mut().flat_map(|f| f.waiters.drain(..)) {
                 let _ = waiter.reply.send(Err(Failure::failed(
@@ -282,7 +307,8 @@ impl Driver {
         let _ = tokio::join!(stopped, drained);
         let _ = self.net.send(Command::Shutdown).await;
         let store = self.store;
-        match tokio::task::spawn_blocking(move || store.checkpoint()).await {
+        let last = move || store.checkpoint().and(book.write(&*store));
+        match tokio::task::spawn_blocking(last).await {
             Ok(Ok(())) => {}
             Ok(Err(e)) => tracing::error!("the last checkpoint failed: {e}"),
             Err(e) => tracing::error!("the last checkpoint panicked: {e}"),
@@ -320,6 +346,10 @@ impl Driver {
             },
             Call::WaitNodes { key, reply } => self.node_waiters.push((key, reply)),
             Call::View { reply } => drop(reply.send(self.view())),
+            Call::Limits(limits) => self.on_limits(*limits),
+            Call::Accounts { reply } => drop(reply.send(self.accounts())),
+            Call::Banned { reply } => drop(reply.send(self.banned())),
+            Call::Pardon { peer, reply } => drop(reply.send(self.pardon(peer))),
             Call::Shutdown { .. } => unreachable!("taken by the loop"),
         }
     }
@@ -370,6 +400,7 @@ impl Driver {
             }
             Slow::Finished { key, result, seed } => self.fetch_finished(key, result, seed),
             Slow::Part { root, part } => self.part_found(root, part),
+            Slow::Kept { result, ids } => self.kept(result, ids),
             Slow::Withdrawn { key, have } => {
                 let Some(content) = self.contents.get(key) else { return };
                 let gone: Vec<ChunkRange> =
@@ -389,6 +420,7 @@ impl Driver {
         }
         self.tell_progress();
         self.retry_commands();
+        self.keep_accounts();
         let every = CHECKPOINT_EVERY.max(self.checkpoint_took * CHECKPOINT_SHARE);
         let due = now.since(self.last_checkpoint) >= every || self.dirty_bytes >= CHECKPOINT_BYTES;
         if self.dirty_bytes > 0 && due && !self.checkpointing {
@@ -458,12 +490,11 @@ impl Driver {
     /// The engine hears of a content, and of what we hold of it.
     pub(super) fn activate(&mut self, key: ContentKey, want: bool) {
         let now = self.clock.now();
-        let Some(content) = self.contents.get_mut(key) else { return };
-        if content.active {
-            return;
-        }
+        let Some(content) = self.contents.get_mut(key).filter(|c| !c.active) else { return };
         content.active = true;
         self.engine.handle_content(now, key, ContentEvent::Added { want });
+        self.limit_content(key);
+        let Some(content) = self.contents.get(key) else { return };
         if !want {
             let len =
                 u32::try_from(content.held_bytes / u64::from(content.have.len().max(1))).unwrap_or(u32::MAX);

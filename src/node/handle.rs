@@ -11,9 +11,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::content::Cid;
 use crate::content::profile::Profile;
-use crate::engine::{Config, Slots};
+use crate::engine::Config;
 use crate::link::{Link, safe_name};
-use crate::net::api::Command;
+use crate::net::api::{Command, PeerInfo};
 use crate::net::{self, NetConfig, NetError, NetHandle, identity};
 use crate::store::{
     ContentInfo, FsStore, ImportOptions, ImportProgress, NewFetch, Options, Origin, Store, import,
@@ -21,11 +21,14 @@ use crate::store::{
 use crate::units::ContentKey;
 
 use super::api::{
-    AddRequest, ContentStatus, Failure, GetRequest, Identity, Peers, Progress, Shared, Status, Verified,
+    AddRequest, ContentStatus, Failure, GetRequest, Identity, Progress, Shared, Status, Verified,
 };
+use super::clock::Clock;
 use super::config::NodeConfig;
 use super::contents::Waiter;
 use super::driver::{Call, Driver, FetchCall, View, Wiring};
+use super::ledger::Book;
+use super::limits::Limits;
 
 /// Requests of the handles that wait for the driver.
 const CALLS: usize = 64;
@@ -45,6 +48,7 @@ pub struct NodeHandle {
 pub(super) struct Inner {
     pub(super) store: Arc<FsStore>,
     pub(super) running: Option<Running>,
+    pub(super) limits: tokio::sync::Mutex<Limits>,
     identity: Identity,
     pub(super) data_dir: PathBuf,
     started: Instant,
@@ -90,7 +94,8 @@ impl NodeHandle {
         if !cfg.network {
             let store = store.await?;
             let identity = Identity { peer_id: peer_id.to_string(), listen: Vec::new(), agent };
-            let inner = Inner { store, running: None, identity, data_dir, started: Instant::now() };
+            let limits = tokio::sync::Mutex::new(remembered(&store, &cfg).await?.0);
+            let inner = Inner { store, running: None, limits, identity, data_dir, started: Instant::now() };
             return Ok(NodeHandle { inner: Arc::new(inner) });
         }
         let (events_tx, events) = mpsc::channel(EVENTS);
@@ -110,6 +115,7 @@ impl NodeHandle {
         .map_err(failed)?;
         let listen = net.listen.iter().map(|a| a.clone().with(Protocol::P2p(peer_id)).to_string()).collect();
         let store = store.await?;
+        let (limits, book) = remembered(&store, &cfg).await?;
         let (calls, calls_rx) = mpsc::channel(CALLS);
         let wiring = Wiring {
             calls: calls_rx,
@@ -119,15 +125,17 @@ impl NodeHandle {
             pool: net.pool.clone(),
             own_id: peer_id,
             peers: cfg.peers.clone(),
+            limits: limits.clone(),
+            book,
         };
         let (driver, inputs) =
-            Driver::new(store.clone(), engine_config(&cfg), seed(), wiring).map_err(failed)?;
+            Driver::new(store.clone(), engine_config(&limits), seed(), wiring).map_err(failed)?;
         tokio::spawn(driver.run(inputs));
         let identity = Identity { peer_id: peer_id.to_string(), listen, agent };
         let running = Some(Running { calls, net });
-        let node = NodeHandle {
-            inner: Arc::new(Inner { store, running, identity, data_dir, started: Instant::now() }),
-        };
+        let limits = tokio::sync::Mutex::new(limits);
+        let inner = Inner { store, running, limits, identity, data_dir, started: Instant::now() };
+        let node = NodeHandle { inner: Arc::new(inner) };
         node.take_up().await?;
         Ok(node)
     }
@@ -172,7 +180,7 @@ impl NodeHandle {
         self.running()?.calls.send(call).await.map_err(|_| gone())
     }
 
-    async fn ask<T>(&self, call: impl FnOnce(oneshot::Sender<T>) -> Call) -> Result<T, Failure> {
+    pub(super) async fn ask<T>(&self, call: impl FnOnce(oneshot::Sender<T>) -> Call) -> Result<T, Failure> {
         let (reply, answer) = oneshot::channel();
         self.call(call(reply)).await?;
         answer.await.map_err(|_| gone())
@@ -360,8 +368,7 @@ impl NodeHandle {
     /// # Errors
     /// If the index cannot be read.
     pub async fn list(&self) -> Result<Vec<ContentStatus>, Failure> {
-        let store = self.inner.store.clone();
-        let infos = blocking(move || store.list().map_err(failed)).await?;
+        let infos = self.infos().await?;
         let view = self.view().await;
         let addresses: Vec<String> =
             self.addresses().await.into_iter().take(LINK_PEERS).map(|a| a.to_string()).collect();
@@ -370,19 +377,24 @@ impl NodeHandle {
         Ok(shown.map(|info| content_status(info, &view, &addresses)).collect())
     }
 
-    pub async fn peers(&self) -> Peers {
-        let Ok(running) = self.running() else { return Peers { peers: Vec::new() } };
+    /// Who is connected, as the network sees it.
+    pub(super) async fn connected(&self) -> Vec<PeerInfo> {
+        let Ok(running) = self.running() else { return Vec::new() };
         let (reply, answer) = oneshot::channel();
         if running.net.commands.send(Command::Peers { reply }).await.is_err() {
-            return Peers { peers: Vec::new() };
+            return Vec::new();
         }
-        Peers { peers: answer.await.unwrap_or_default() }
+        answer.await.unwrap_or_default()
+    }
+
+    pub(super) async fn infos(&self) -> Result<Vec<ContentInfo>, Failure> {
+        let store = self.inner.store.clone();
+        blocking(move || store.list().map_err(failed)).await
     }
 
     /// A content of ours by its CID, its link, or its path.
     pub(super) async fn find(&self, what: &str) -> Result<ContentInfo, Failure> {
-        let store = self.inner.store.clone();
-        let infos = blocking(move || store.list().map_err(failed)).await?;
+        let infos = self.infos().await?;
         let cid = Link::parse(what).ok().filter(|l| l.path.is_none()).map(|l| l.cid);
         let path = Path::new(what);
         let same = |c: &Cid| cid.is_some_and(|cid| cid.hash() == c.hash());
@@ -401,6 +413,9 @@ impl NodeHandle {
         self.forget(key).await?;
         let store = self.inner.store.clone();
         blocking(move || store.remove(key, delete_part).map_err(failed)).await?;
+        if !self.infos().await?.iter().any(|i| i.root == info.root) {
+            self.unlimit(&info.root).await?;
+        }
         Ok(content_status(info, &View::default(), &[]))
     }
 
@@ -584,9 +599,23 @@ fn content_status(info: ContentInfo, view: &View, addresses: &[String]) -> Conte
     }
 }
 
-fn engine_config(cfg: &NodeConfig) -> Config {
-    let slots = cfg.slots.map_or(Slots::Auto, |n| Slots::Fixed(u16::try_from(n).unwrap_or(u16::MAX)));
-    Config { up_limit: cfg.upload, down_limit: cfg.download, slots, ..Config::default() }
+fn engine_config(limits: &Limits) -> Config {
+    Config {
+        up_limit: limits.up(),
+        down_limit: limits.down(),
+        slots: limits.engine_slots(),
+        ..Config::default()
+    }
+}
+
+/// What was set and what is known of peers, from before the restart.
+async fn remembered(store: &Arc<FsStore>, cfg: &NodeConfig) -> Result<(Limits, Book), Failure> {
+    let (store, cfg) = (store.clone(), cfg.clone());
+    blocking(move || {
+        let book = Book::load(&*store, Clock::start().now()).map_err(failed)?;
+        Ok((Limits::load(&*store, &cfg)?, book))
+    })
+    .await
 }
 
 /// Unpredictable to strangers, which is all that the engine's choices need.

@@ -13,6 +13,8 @@ mod driver;
 mod fetching;
 mod handle;
 mod inbound;
+mod ledger;
+mod limits;
 pub mod lock;
 mod parts;
 mod peers;

@@ -95,6 +95,9 @@ pub struct ChunkRead {
     pub block_lens: Vec<u32>,
 }
 
+/// Notes of one kind: key and text.
+pub type Notes = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// Thread-safe and blocking: called from threads that may block, never from a network task.
 pub trait Store: Send + Sync + 'static {
     /// The inner node of that name, from any content.
@@ -160,4 +163,9 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<(Vec<ChunkRange>, Vec<PathBuf>), StoreError>;
     /// The content's files are now at `path` (checked by size and hash before anything is believed).
     fn relocate(&self, key: ContentKey, path: &Path) -> Result<(), StoreError>;
+
+    /// What the node remembers besides contents: all notes of a kind, by their keys.
+    fn notes(&self, kind: &str) -> Result<Notes, StoreError>;
+    /// Puts notes of a kind down, or strikes them out where there is no text; durable once this returns.
+    fn note(&self, kind: &str, notes: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<(), StoreError>;
 }

@@ -14,6 +14,7 @@
 //! | `nodes` | CID | number of contents that use it, the inner node's bytes |
 //! | `node_users` | content, CID | |
 //! | `blocks` | multihash, content, chunk, block | |
+//! | `notes` | kind, key | what the node remembers besides contents |
 //!
 //! Commits are durable only where the caller says so; the others become durable with the next that is.
 
@@ -32,8 +33,8 @@ use crate::content::chunk::ChunkFrame;
 use crate::content::{Cid, Hash};
 use crate::units::{ChunkIndex, ChunkRange, ContentKey};
 
-use super::StoreError;
 use super::records::{ChunkRec, ContentRec, EntryRec, FileRec, Record, decode_page, encode_page};
+use super::{Notes, StoreError};
 
 type Blob = &'static [u8];
 type PageTable = TableDefinition<'static, (u32, u32), Blob>;
@@ -50,6 +51,8 @@ const FRAMES: PageTable = TableDefinition::new("frames");
 const NODES: TableDefinition<Blob, (u32, Blob)> = TableDefinition::new("nodes");
 const NODE_USERS: TableDefinition<(u32, Blob), ()> = TableDefinition::new("node_users");
 const BLOCKS: TableDefinition<(Blob, u32, u32, u32), ()> = TableDefinition::new("blocks");
+/// Came after the first version: an index may lack it until something is noted.
+const NOTES: TableDefinition<(&str, Blob), Blob> = TableDefinition::new("notes");
 
 const VERSION: u64 = 1;
 const NEXT_KEY: &str = "next_key";
@@ -255,6 +258,25 @@ impl Index {
         }
         Ok(out)
     }
+
+    /// All notes of a kind.
+    pub fn notes(&self, kind: &str) -> Result<Notes, StoreError> {
+        let table = match self.read()?.open_table(NOTES) {
+            Ok(table) => table,
+            Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+            Err(e) => return Err(e.into()),
+        };
+        let mut out = Vec::new();
+        for row in table.range((kind, &[][..])..)? {
+            let (k, v) = row?;
+            let (of, key) = k.value();
+            if of != kind {
+                break;
+            }
+            out.push((key.to_vec(), v.value().to_vec()));
+        }
+        Ok(out)
+    }
 }
 
 fn create_tables(w: &WriteTransaction) -> Result<(), StoreError> {
@@ -287,6 +309,15 @@ pub fn next_key(w: &WriteTransaction) -> Result<ContentKey, StoreError> {
 pub fn put_content(w: &WriteTransaction, key: ContentKey, rec: &ContentRec) -> Result<(), StoreError> {
     let json = serde_json::to_vec(rec).map_err(|e| StoreError::damaged(e.to_string()))?;
     w.open_table(CONTENTS)?.insert(key.0, json.as_slice())?;
+    Ok(())
+}
+
+pub fn put_note(w: &WriteTransaction, kind: &str, key: &[u8], text: Option<&[u8]>) -> Result<(), StoreError> {
+    let mut table = w.open_table(NOTES)?;
+    match text {
+        Some(text) => table.insert((kind, key), text)?,
+        None => table.remove((kind, key))?,
+    };
     Ok(())
 }
 

@@ -12,6 +12,8 @@ mod hostile_dags;
 mod interop;
 mod kill;
 mod layering;
+mod ledger;
+mod limits;
 mod support;
 mod transfer;
 mod vectors;

@@ -214,6 +214,30 @@ impl fmt::Display for Slots {
     }
 }
 
+/// What a setting is changed to while the node runs: a value, or back to what the settings file says (`"default"`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change<T> {
+    Default,
+    To(T),
+}
+
+impl<T: FromStr> FromStr for Change<T> {
+    type Err = T::Err;
+
+    fn from_str(s: &str) -> Result<Change<T>, T::Err> {
+        if s == "default" { Ok(Change::Default) } else { s.parse().map(Change::To) }
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for Change<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Change::Default => f.write_str("default"),
+            Change::To(value) => value.fmt(f),
+        }
+    }
+}
+
 /// A number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size(pub u64);
@@ -304,7 +328,7 @@ macro_rules! as_text {
     )+};
 }
 
-as_text!(NetworkName, ListenAddr, PeerAddr, Rate, Slots, Size, LogLevel);
+as_text!(NetworkName, ListenAddr, PeerAddr, Rate, Slots, Size, LogLevel, Change<Rate>, Change<Slots>);
 
 #[cfg(test)]
 mod tests {

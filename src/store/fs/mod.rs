@@ -30,7 +30,7 @@ use crate::units::{ChunkIndex, ChunkRange, ContentKey, FileIndex};
 use super::index::{self, Index, Place};
 use super::records::{ChunkRec, FileRec};
 use super::tree::Root;
-use super::{ChunkRead, ContentInfo, NewFetch, Store, StoreError};
+use super::{ChunkRead, ContentInfo, NewFetch, Notes, Store, StoreError};
 use caches::{FileCache, Handle, PageCache};
 use content::Content;
 
@@ -405,5 +405,14 @@ impl Store for FsStore {
 
     fn relocate(&self, key: ContentKey, path: &Path) -> Result<(), StoreError> {
         self.relocate_content(&*self.content(key)?, path)
+    }
+
+    fn notes(&self, kind: &str) -> Result<Notes, StoreError> {
+        self.index.notes(kind)
+    }
+
+    fn note(&self, kind: &str, notes: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<(), StoreError> {
+        self.index
+            .write(true, |w| notes.iter().try_for_each(|(k, t)| index::put_note(w, kind, k, t.as_deref())))
     }
 }

@@ -21,7 +21,7 @@ use crate::content::profile::Profile;
 use crate::content::{Hash, RAW};
 use crate::units::{ChunkIndex, ChunkRange, ContentKey, FileIndex};
 
-use super::{ChunkRead, ContentInfo, NewFetch, Origin, Store, StoreError};
+use super::{ChunkRead, ContentInfo, NewFetch, Notes, Origin, Store, StoreError};
 pub use tree::MemTree;
 
 /// A store in memory.
@@ -38,6 +38,7 @@ struct World {
     nodes: BTreeMap<Cid, Bytes>,
     contents: BTreeMap<ContentKey, MemContent>,
     next: u32,
+    notes: BTreeMap<(String, Vec<u8>), Vec<u8>>,
 }
 
 #[derive(Clone, Debug)]
@@ -537,6 +538,26 @@ impl Store for MemStore {
         }
         w.look_again(key)?;
         self.save(&w);
+        Ok(())
+    }
+
+    fn notes(&self, kind: &str) -> Result<Notes, StoreError> {
+        let w = self.world();
+        let of_kind = w.notes.iter().filter(|((of, _), _)| of == kind);
+        Ok(of_kind.map(|((_, key), text)| (key.clone(), text.clone())).collect())
+    }
+
+    fn note(&self, kind: &str, notes: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<(), StoreError> {
+        let mut w = self.world();
+        for (key, text) in notes {
+            let key = (kind.to_owned(), key.clone());
+            match text {
+                Some(text) => drop(w.notes.insert(key, text.clone())),
+                None => drop(w.notes.remove(&key)),
+            }
+        }
+        // Durable, and nothing else with it.
+        self.saved.lock().unwrap_or_else(PoisonError::into_inner).notes.clone_from(&w.notes);
         Ok(())
     }
 }

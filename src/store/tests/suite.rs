@@ -33,6 +33,7 @@ both!(
     relocate_believes_only_what_it_hashed,
     blocks_are_found_by_their_hash_while_they_are_held,
     unknown_things_are_errors,
+    notes_outlive_a_crash_and_kinds_are_kept_apart,
 );
 
 fn a_tree_arrives_identical_by_every_profile<B: Bench>() {
@@ -369,4 +370,18 @@ fn unknown_things_are_errors<B: Bench>() {
     assert!(b.store().write_chunk(kb, chunk(1), &verified).is_err());
     assert!(b.store().have(kb).unwrap().is_empty());
     assert_eq!(ChunkRange::one(chunk(0)).len(), 1);
+}
+
+fn notes_outlive_a_crash_and_kinds_are_kept_apart<B: Bench>() {
+    let mut a = B::new();
+    assert!(a.store().notes("peer").unwrap().is_empty());
+    let put = |key: &str, text: &str| (key.as_bytes().to_vec(), Some(text.as_bytes().to_vec()));
+    a.store().note("peer", &[put("a", "1"), put("b", "2"), put("", "3")]).unwrap();
+    a.store().note("pee", &[put("c", "4")]).unwrap();
+    a.store().note("peers", &[put("d", "5")]).unwrap();
+    a.store().note("peer", &[(b"a".to_vec(), None), put("b", "6")]).unwrap();
+    a.crash();
+    let want = vec![(b"".to_vec(), b"3".to_vec()), (b"b".to_vec(), b"6".to_vec())];
+    assert_eq!(a.store().notes("peer").unwrap(), want);
+    assert_eq!(a.store().notes("pee").unwrap().len(), 1);
 }
