@@ -52,10 +52,15 @@ fn row(content: &ContentStatus) -> Vec<String> {
         content.peers.to_string(),
         human::rate(content.down_rate),
         human::rate(content.up_rate),
-        content.state.clone(),
+        short(&content.state).to_owned(),
         content.cid.clone(),
         content.path.to_string_lossy().into_owned(),
     ]
+}
+
+/// Without the reason, which `status` gives a line of its own.
+pub fn short(state: &str) -> &str {
+    state.split_once(": ").map_or(state, |(short, _)| short)
 }
 
 /// Never 100 % unless it is all there.

@@ -123,6 +123,7 @@ mod tests {
             rate: 1048576.0,
             peers: 3,
             state: "x".into(),
+            ..Progress::default()
         };
         assert_eq!(describe(&p), "25 %, 1.0 MiB of 4.0 MiB, 2 files, 1.0 MiB/s, 3 peers, 3 s left, x");
         p = Progress { total: Some(0), ..Progress::default() };

@@ -62,6 +62,10 @@ fn describe(status: &Status, session: &Session) -> String {
         out.push_str(&contents_table(&status.contents));
     }
     for content in &status.contents {
+        if let Some((what, why)) = content.state.split_once(": ") {
+            let path = content.path.to_string_lossy();
+            out.push_str(&format!("{what}: {}: {}\n", escape(&path), escape(why)));
+        }
         for path in &content.changed {
             let path = path.to_string_lossy();
             out.push_str(&format!("changed since it was shared: {}\n", escape(&path)));

@@ -41,7 +41,7 @@ use std::collections::{BTreeMap, VecDeque};
 pub use config::{Config, Slots};
 pub use event::{Action, Arrival, ContentEvent, Fault, NodeId, PeerEvent, PeerKind, Refusal, StoreResult};
 pub use ledger::Account;
-pub use views::{ContentView, NodeView, PeerView};
+pub use views::{ContentView, NodeView, PeerView, Supply};
 
 use crate::units::{ChunkIndex, ContentKey, PeerKey, Time};
 use choker::Choker;

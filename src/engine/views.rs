@@ -75,7 +75,37 @@ pub struct NodeView {
     pub down_limit: Option<u64>,
 }
 
+/// What the swarm of a content could give us: for telling why nothing comes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Supply {
+    /// Peers that have chunks that we miss.
+    pub having: u32,
+    /// Of these, peers that do not choke us.
+    pub open: u32,
+    /// Of these, peers that were asked for some and have not answered.
+    pub asked: u32,
+    /// A download limit lets nothing more be asked for now.
+    pub limited: bool,
+    /// Chunks that came and are with the store.
+    pub storing: u32,
+}
+
 impl Engine {
+    pub fn supply(&self, now: Time, key: ContentKey) -> Option<Supply> {
+        let now = self.inner(now);
+        let c = self.contents.get(&key)?;
+        let limited = self.limits_down.clone().wait(now).is_some() || c.down.clone().wait(now).is_some();
+        let mut supply = Supply { limited, storing: c.picker.arrived(), ..Supply::default() };
+        for (peer, _) in c.swarm.iter().filter(|(_, n)| n.offers(&c.picker) > 0) {
+            let Some(p) = self.peers.get(peer) else { continue };
+            let asked = p.pipeline.asks.iter().any(|a| a.content == key && !a.cancelled);
+            supply.having += 1;
+            supply.open += u32::from(!p.choking_us);
+            supply.asked += u32::from(!p.choking_us && asked);
+        }
+        Some(supply)
+    }
+
     pub fn node(&self, now: Time) -> NodeView {
         let now = self.inner(now);
         NodeView {

@@ -10,6 +10,8 @@ use crate::net::api::PeerInfo;
 
 use super::config::{Change, Rate, Slots};
 
+pub use super::stuck::Reason;
+
 /// `add` and `share`: one path.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AddRequest {
@@ -80,6 +82,9 @@ pub struct Progress {
     pub peers: u32,
     /// One line: what it is doing, or waiting for.
     pub state: String,
+    /// What keeps it from going on, once nothing has come for a while (`network.stuck_after`).
+    #[serde(default)]
+    pub stuck: Option<Reason>,
 }
 
 /// A line of the answer to a request that takes time.
@@ -155,8 +160,12 @@ pub struct ContentStatus {
     pub held: u32,
     pub held_bytes: u64,
     pub complete: bool,
-    /// `seeding`, `fetching`, `paused`, `changed` or `idle`, and why.
+    /// `seeding`, `fetching`, `stuck ...`, `stopped`, `changed` or `idle`; what follows a colon says why.
     pub state: String,
+    /// `no_providers`, `unreachable`, `without_content`, `choked`, `disk` or `limit`: what keeps a fetch from
+    /// going on, once nothing has come for a while (`network.stuck_after`).
+    #[serde(default)]
+    pub stuck: Option<Reason>,
     pub peers: u32,
     pub down_rate: f64,
     pub up_rate: f64,

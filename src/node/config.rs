@@ -4,6 +4,7 @@
 //! [`Config::default`]), a config file, the command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,8 @@ pub struct NodeConfig {
     /// Peers to ask first; each ends in /p2p/ID.
     pub peers: Vec<Multiaddr>,
     pub mdns: bool,
+    /// After so long without progress a fetch says why.
+    pub stuck_after: Duration,
     /// False: no network at all (`add`, `list`, `verify`, `rm` without a daemon).
     pub network: bool,
     /// [`AMINO`], or a network of its own.
@@ -97,6 +100,8 @@ pub struct NetworkConfig {
     pub peers: Vec<PeerAddr>,
     pub mdns: bool,
     pub max_connections: u32,
+    /// Seconds.
+    pub stuck_after: u32,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,6 +134,7 @@ impl Default for NetworkConfig {
             peers: Vec::new(),
             mdns: true,
             max_connections: 256,
+            stuck_after: 30,
         }
     }
 }
@@ -203,6 +209,7 @@ impl Config {
             bootstrap: self.bootstrap(),
             peers: self.network.peers.iter().map(|a| a.0.clone()).collect(),
             mdns: self.network.mdns,
+            stuck_after: Duration::from_secs(self.network.stuck_after.into()),
             network,
             network_name: self.network.name.0.clone(),
             upload: self.limits.upload.0,

@@ -17,6 +17,8 @@ use super::api::{Failure, Progress, Shared};
 
 /// Inner nodes that are asked for and not here yet, per content.
 const MAX_WANTED_NODES: usize = 4_096;
+/// Sources remembered by name, per content.
+const MAX_SOURCES: usize = 1_024;
 
 /// Someone who waits for a fetch to end.
 pub struct Waiter {
@@ -41,13 +43,22 @@ pub struct Fetch {
     pub queries: u32,
     /// A provider query is under way.
     pub searching: bool,
-    pub found: u32,
-    pub unreachable: u32,
+    /// Those whom a link, a flag or a look-up named as sources.
+    pub sources: BTreeSet<PeerKey>,
     pub total_hint: Option<u64>,
     /// The final steps are under way.
     pub finishing: bool,
     /// Only what is asked for later is fetched (`cat`, `ls`): chunks come with priority 0.
     pub hold: bool,
+}
+
+impl Fetch {
+    /// Takes note of a source. A liar that names thousands is cut short.
+    pub fn named(&mut self, peer: PeerKey) {
+        if self.sources.len() < MAX_SOURCES {
+            self.sources.insert(peer);
+        }
+    }
 }
 
 /// Numbers for the inner nodes that are missing, as the engine speaks of them.
@@ -104,6 +115,8 @@ pub struct Content {
     /// Bytes of files that are held.
     pub held_bytes: u64,
     pub fetch: Option<Fetch>,
+    /// Our disk ended the fetch: what it said.
+    pub stopped: Option<String>,
     /// What newcomers are given with the first answer, once made.
     pub first_nodes: Option<Arc<Vec<(Cid, Bytes)>>>,
     /// It is a part of other contents: where each of its chunks is.
@@ -130,6 +143,7 @@ impl Content {
             active: false,
             held_bytes: info.held_bytes,
             fetch: None,
+            stopped: None,
             first_nodes: None,
             parts: None,
             provided: false,

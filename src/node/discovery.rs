@@ -85,13 +85,8 @@ impl Driver {
                 if peer == self.own_id {
                     return;
                 }
-                if let Some(fetch) = self
-                    .queries
-                    .get(&query)
-                    .and_then(|k| self.contents.get_mut(*k))
-                    .and_then(|c| c.fetch.as_mut())
-                {
-                    fetch.found += 1;
+                if let Some(&content) = self.queries.get(&query) {
+                    self.named_source(content, peer);
                 }
                 self.candidate(peer, addrs);
             }
@@ -122,6 +117,26 @@ impl Driver {
                 Some(peer) => self.candidate(peer, vec![addr]),
                 None => self.command(Command::Dial { peer: None, addrs: vec![addr] }),
             }
+        }
+    }
+
+    /// The same, as sources of a fetch.
+    pub(super) fn add_sources(&mut self, content: ContentKey, addrs: impl IntoIterator<Item = Multiaddr>) {
+        for addr in addrs {
+            if let Some(peer) = peer_of(&addr) {
+                self.named_source(content, peer);
+            }
+            self.add_candidates([addr]);
+        }
+    }
+
+    /// Somebody says that this peer has the content.
+    fn named_source(&mut self, content: ContentKey, peer: PeerId) {
+        let key = self.peers.key(peer);
+        if let Some(fetch) = self.contents.get_mut(content).and_then(|c| c.fetch.as_mut())
+            && peer != self.own_id
+        {
+            fetch.named(key);
         }
     }
 
@@ -172,11 +187,6 @@ impl Driver {
         let (_, p) = self.peers.entry(peer);
         p.failures += 1;
         p.last_dial = Some(now);
-        for (_, content) in self.contents.iter_mut() {
-            if let Some(fetch) = &mut content.fetch {
-                fetch.unreachable += 1;
-            }
-        }
     }
 
     /// The link is gone (`id`: only if it is still that one).

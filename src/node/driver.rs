@@ -5,7 +5,7 @@
 //! Nothing here blocks: disks and hashes are the worker threads' business, sockets the stream tasks'.
 //!
 //! This file has the loop and the bookkeeping; `inbound.rs` what peers say, `actions.rs` what the engine
-//! says, `fetching.rs` the life of a fetch, `discovery.rs` whom to dial.
+//! says, `fetching.rs` the life of a fetch, `stuck.rs` why one gets nowhere, `discovery.rs` whom to dial.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -127,6 +127,7 @@ pub struct View {
 #[derive(Clone, Default)]
 pub struct ContentView {
     pub state: String,
+    pub stuck: Option<super::stuck::Reason>,
     pub peers: u32,
     pub down_rate: f64,
     pub up_rate: f64,
@@ -155,6 +156,8 @@ pub struct Wiring {
     pub peers: Vec<Multiaddr>,
     pub limits: Limits,
     pub book: Book,
+    /// After so long without progress a fetch says why.
+    pub stuck_after: Duration,
 }
 
 pub struct Driver {
@@ -165,6 +168,7 @@ pub struct Driver {
     pub(super) buffers: crate::net::BufPool,
     pub(super) own_id: PeerId,
     pub(super) first_peers: Vec<Multiaddr>,
+    pub(super) stuck_after: Duration,
     pub(super) peers: PeerTable,
     pub(super) contents: Contents,
     pub(super) queries: BTreeMap<QueryId, ContentKey>,
@@ -213,6 +217,7 @@ impl Driver {
             buffers: w.pool,
             own_id: w.own_id,
             first_peers: w.peers,
+            stuck_after: w.stuck_after,
             peers: PeerTable::default(),
             contents: Contents::default(),
             queries: BTreeMap::new(),
@@ -574,8 +579,10 @@ impl Driver {
             .contents
             .iter()
             .map(|(key, c)| {
+                let (state, stuck) = self.state_of(key);
                 let view = ContentView {
-                    state: self.state_of(key),
+                    state,
+                    stuck,
                     peers: c.members.len() as u32,
                     down_rate: c.down.rate(),
                     up_rate: c.up.rate(),

@@ -1,5 +1,6 @@
-//! The life of a fetch: the manifest's walk, progress, the end, and why it is stuck.
+//! The life of a fetch: the manifest's walk, progress, the end.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,9 +19,6 @@ use super::contents::{Content, Fetch, WantedNodes};
 use super::driver::{Driver, FetchCall, Slow};
 use super::walk::{Walk, Walked, walk};
 
-/// After so long without progress, the reason is named.
-const STUCK: Duration = Duration::from_secs(30);
-
 impl Driver {
     pub(super) fn begin_fetch(&mut self, call: FetchCall) {
         let FetchCall { info, size_hint, peers, hold, waiter } = call;
@@ -28,8 +26,7 @@ impl Driver {
         let running = self.contents.get_mut(key).and_then(|c| c.fetch.as_mut());
         if let Some(fetch) = running {
             fetch.waiters.extend(waiter);
-            self.add_candidates(peers);
-            return;
+            return self.add_sources(key, peers);
         }
         let have = match self.store.have(key) {
             Ok(have) => have,
@@ -51,8 +48,7 @@ impl Driver {
             last_progress: now,
             queries: 0,
             searching: false,
-            found: 0,
-            unreachable: 0,
+            sources: BTreeSet::new(),
             total_hint: size_hint,
             finishing: false,
             hold,
@@ -61,9 +57,8 @@ impl Driver {
         content.chunks = 0;
         self.contents.insert(key, content);
         self.activate(key, true);
-        self.add_candidates(peers);
         let first = self.first_peers.clone();
-        self.add_candidates(first);
+        self.add_sources(key, peers.into_iter().chain(first));
         self.link_up_with_connected();
         self.walk_on(key);
     }
@@ -234,6 +229,11 @@ impl Driver {
     /// Our own disk is at fault: stop asking for what cannot be kept.
     pub(super) fn store_failed(&mut self, key: ContentKey, error: &StoreError) {
         self.fail(key, Failure::failed(error.to_string()));
+        let disk =
+            matches!(error, StoreError::DiskFull { .. } | StoreError::Io { .. } | StoreError::Index(_));
+        if let Some(content) = self.contents.get_mut(key).filter(|_| disk) {
+            content.stopped = Some(error.to_string());
+        }
     }
 
     /// `cat`: these chunks, in this order, now.
@@ -251,13 +251,15 @@ impl Driver {
 
     /// Tells those who wait how far it is, and gives up those who waited too long or left.
     pub(super) fn tell_progress(&mut self) {
-        let now = self.clock.now();
         let mut abandoned = Vec::new();
         let keys: Vec<ContentKey> =
             self.contents.iter().filter(|(_, c)| c.fetch.is_some()).map(|(k, _)| k).collect();
         for key in keys {
-            let state = self.state_of(key);
-            let tried = self.tried(key);
+            let (state, stuck) = self.state_of(key);
+            let now = self.clock.now();
+            let idle = |f: &Fetch| now.since(f.last_progress);
+            let idle = self.contents.get(key).and_then(|c| c.fetch.as_ref()).map(idle).unwrap_or_default();
+            let why = self.why_nothing(key, idle);
             let Some(content) = self.contents.get_mut(key) else { continue };
             let peers = content.members.len() as u32;
             let Some(fetch) = &mut content.fetch else { continue };
@@ -269,15 +271,13 @@ impl Driver {
                 rate: content.down.rate(),
                 peers,
                 state,
+                stuck,
             };
-            let idle = now.since(fetch.last_progress);
             let had_waiters = !fetch.waiters.is_empty();
             let mut kept = Vec::new();
             for w in fetch.waiters.drain(..) {
                 if w.timeout.is_some_and(|t| idle >= t) {
-                    let _ = w
-                        .reply
-                        .send(Err(Failure::failed(format!("no progress for {} s: {tried}", idle.as_secs()))));
+                    let _ = w.reply.send(Err(Failure::failed(why.as_str())));
                 } else if !w.reply.is_closed() {
                     // A reader that does not keep up misses a line, which the next one makes good.
                     let _ = w.progress.try_send(progress.clone());
@@ -291,39 +291,6 @@ impl Driver {
         }
         for key in abandoned {
             self.fail(key, Failure::failed("abandoned"));
-        }
-    }
-
-    /// What a content is doing, and if it gets nowhere, why.
-    pub(super) fn state_of(&self, key: ContentKey) -> String {
-        let Some(c) = self.contents.get(key) else { return "idle".into() };
-        let Some(fetch) = &c.fetch else {
-            return if c.seeding { "seeding".into() } else { "idle".into() };
-        };
-        let idle = self.clock.now().since(fetch.last_progress);
-        if fetch.finishing {
-            "finishing".into()
-        } else if c.members.is_empty() {
-            format!("looking for peers ({})", self.tried(key))
-        } else if idle >= STUCK {
-            format!("stuck for {} s ({})", idle.as_secs(), self.tried(key))
-        } else if c.chunks == 0 {
-            "reading the manifest".into()
-        } else {
-            "fetching".into()
-        }
-    }
-
-    /// What was tried to find sources, in a few words.
-    fn tried(&self, key: ContentKey) -> String {
-        let Some(c) = self.contents.get(key) else { return String::new() };
-        let Some(fetch) = &c.fetch else { return String::new() };
-        let connected = self.peers.connected();
-        match (fetch.found, c.members.len()) {
-            (_, n) if n > 0 => format!("{n} peers in the swarm, none of them has sent what is missing"),
-            (0, _) if fetch.queries == 0 => format!("{connected} peers connected, none asked yet"),
-            (0, _) => format!("{connected} peers connected, no provider found in {} look-ups", fetch.queries),
-            (found, _) => format!("{found} providers found, {} of them unreachable", fetch.unreachable),
         }
     }
 
@@ -342,6 +309,6 @@ impl Driver {
         self.queries.insert(query, key);
         self.command(Command::FindProviders { query, hash });
         let first = self.first_peers.clone();
-        self.add_candidates(first);
+        self.add_sources(key, first);
     }
 }

@@ -127,6 +127,7 @@ impl NodeHandle {
             peers: cfg.peers.clone(),
             limits: limits.clone(),
             book,
+            stuck_after: cfg.stuck_after,
         };
         let (driver, inputs) =
             Driver::new(store.clone(), engine_config(&limits), seed(), wiring).map_err(failed)?;
@@ -592,6 +593,7 @@ fn content_status(info: ContentInfo, view: &View, addresses: &[String]) -> Conte
         held_bytes: info.held_bytes,
         complete: info.complete,
         state,
+        stuck: seen.stuck,
         peers: seen.peers,
         down_rate: seen.down_rate,
         up_rate: seen.up_rate,

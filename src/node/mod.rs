@@ -19,6 +19,7 @@ pub mod lock;
 mod parts;
 mod peers;
 mod reading;
+mod stuck;
 mod walk;
 mod workers;
 

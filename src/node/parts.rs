@@ -122,6 +122,7 @@ impl Content {
             active: false,
             held_bytes,
             fetch: None,
+            stopped: None,
             first_nodes: None,
             parts: Some(parts),
             // The content that it is a part of is what the network is told of.

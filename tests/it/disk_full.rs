@@ -8,11 +8,11 @@ use crate::support::home::{Home, address, number};
 use crate::support::tree::{MIB, allocated, assert_no_wrong_byte, assert_same, random_file};
 
 /// A file system of its own size, for as long as this lives.
-struct Tmpfs(PathBuf);
+pub struct Tmpfs(PathBuf);
 
 impl Tmpfs {
     /// The reason why there can be none here, or the mount.
-    fn mount(at: &Path, size: &str) -> Result<Tmpfs, String> {
+    pub fn mount(at: &Path, size: &str) -> Result<Tmpfs, String> {
         if !rustix::process::geteuid().is_root() {
             return Err("only root can mount a tmpfs".into());
         }
@@ -21,6 +21,10 @@ impl Tmpfs {
             .args(["-t", "tmpfs", "-o", &format!("size={size}"), "dunlin-test"])
             .arg(at))?;
         Ok(Tmpfs(at.to_owned()))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 
     fn resize(&self, size: &str) {
