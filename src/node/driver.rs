@@ -426,9 +426,8 @@ impl Driver {
         self.tell_progress();
         self.retry_commands();
         self.keep_accounts();
-        let every = CHECKPOINT_EVERY.max(self.checkpoint_took * CHECKPOINT_SHARE);
-        let due = now.since(self.last_checkpoint) >= every || self.dirty_bytes >= CHECKPOINT_BYTES;
-        if self.dirty_bytes > 0 && due && !self.checkpointing {
+        let since = now.since(self.last_checkpoint);
+        if !self.checkpointing && checkpoint_due(since, self.checkpoint_took, self.dirty_bytes) {
             self.dirty_bytes = 0;
             self.checkpointing = true;
             self.last_checkpoint = now;
@@ -594,6 +593,12 @@ impl Driver {
     }
 }
 
+/// Whether a checkpoint is to be made: so long after the last one, which took that long, with so many bytes written.
+fn checkpoint_due(since: Duration, took: Duration, dirty_bytes: u64) -> bool {
+    let every = CHECKPOINT_EVERY.max(took * CHECKPOINT_SHARE);
+    dirty_bytes > 0 && (since >= every || dirty_bytes >= CHECKPOINT_BYTES)
+}
+
 /// What the loop takes in.
 pub struct DriverInputs {
     calls: mpsc::Receiver<Call>,
@@ -607,5 +612,29 @@ async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(t) => tokio::time::sleep_until(t).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_waits_a_second_or_until_much_was_written() {
+        let (ms, quick) = (Duration::from_millis, Duration::from_millis(20));
+        assert!(!checkpoint_due(ms(999), quick, 1));
+        assert!(checkpoint_due(ms(1_000), quick, 1));
+        assert!(!checkpoint_due(ms(10_000), quick, 0), "nothing was written");
+        assert!(!checkpoint_due(ms(10), quick, CHECKPOINT_BYTES - 1));
+        assert!(checkpoint_due(ms(10), quick, CHECKPOINT_BYTES));
+    }
+
+    #[test]
+    fn a_slow_disk_is_left_three_quarters_of_the_time() {
+        let slow = Duration::from_secs(2);
+        assert!(!checkpoint_due(Duration::from_secs(7), slow, 1));
+        assert!(checkpoint_due(Duration::from_secs(8), slow, 1));
+        // What a power cut may cost is bounded all the same.
+        assert!(checkpoint_due(Duration::from_secs(3), slow, CHECKPOINT_BYTES));
     }
 }

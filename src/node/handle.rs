@@ -625,3 +625,44 @@ fn seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(dir: &Path, listen: &Multiaddr, any_port: bool) -> NodeConfig {
+        NodeConfig {
+            data_dir: dir.to_owned(),
+            listen: vec![listen.clone()],
+            any_port,
+            bootstrap: Vec::new(),
+            mdns: false,
+            network: true,
+            ..NodeConfig::default()
+        }
+    }
+
+    #[test]
+    fn any_port_changes_nothing_but_the_port() {
+        for (addr, want) in [
+            ("/ip4/0.0.0.0/tcp/4201", "/ip4/0.0.0.0/tcp/0"),
+            ("/ip6/::/udp/4201/quic-v1", "/ip6/::/udp/0/quic-v1"),
+        ] {
+            assert_eq!(any_port(addr.parse().unwrap()).to_string(), want);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_an_error_unless_any_will_do() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let listen: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let refused = NodeHandle::start(config(dir.path(), &listen, false)).await.err().unwrap();
+        assert!(refused.message.contains(&format!("/tcp/{port}")), "{refused}");
+        let node = NodeHandle::start(config(dir.path(), &listen, true)).await.unwrap();
+        let at = node.identity().listen.remove(0);
+        assert!(at.starts_with("/ip4/127.0.0.1/tcp/") && !at.contains(&format!("/tcp/{port}/")), "{at}");
+        node.shutdown().await;
+    }
+}

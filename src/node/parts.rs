@@ -159,3 +159,88 @@ fn find(store: &dyn Store, root: Cid, hosts: &BTreeSet<ContentKey>) -> Option<Pa
     let served = part.chunks.is_empty() || part.chunks.iter().any(Option::is_some);
     served.then_some(part)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::content::profile::Profile;
+    use crate::store::{MemStore, MemTree};
+
+    fn bytes(seed: u8, len: usize) -> MemTree {
+        MemTree::File((0..len).map(|i| (i / 251) as u8 ^ (i as u8).wrapping_mul(seed)).collect())
+    }
+
+    fn dir<const N: usize>(entries: [(&str, MemTree); N]) -> MemTree {
+        MemTree::Dir(entries.into_iter().map(|(name, what)| (name.to_owned(), what)).collect())
+    }
+
+    /// The root that a tree has.
+    fn root_of(tree: &MemTree) -> Cid {
+        let store = MemStore::new();
+        store.put(Path::new("/x"), tree.clone());
+        let key = store.import(Path::new("/x"), &Profile::V1_256K).unwrap();
+        store.info(key).unwrap().root
+    }
+
+    fn sub() -> MemTree {
+        dir([("long", bytes(3, 600_000)), ("short", bytes(5, 10)), ("none", dir([]))])
+    }
+
+    /// A store that holds `sub` within a folder whose other file has `sub`'s chunks out of order, and its key.
+    fn host() -> (MemStore, ContentKey) {
+        let store = MemStore::new();
+        let tree = dir([("a first", bytes(5, 10)), ("sub", sub()), ("z last", bytes(7, 300_000))]);
+        store.put(Path::new("/tree"), tree);
+        let key = store.import(Path::new("/tree"), &Profile::V1_256K).unwrap();
+        (store, key)
+    }
+
+    #[test]
+    fn a_sub_folder_is_found_chunk_by_chunk_in_the_content_around_it() {
+        let (store, key) = host();
+        let part = find(&store, root_of(&sub()), &BTreeSet::from([key])).unwrap();
+        // Three chunks of the long file, one of the short one, by the numbers of the part.
+        assert_eq!((part.chunks.len(), part.bytes), (4, 600_010));
+        let mut body = Vec::new();
+        let MemTree::File(long) = bytes(3, 600_000) else { unreachable!() };
+        for (i, want) in long.chunks(262_144).enumerate() {
+            let (host, chunk) = part.chunks[i].unwrap();
+            store.read_chunk(host, chunk, &mut body).unwrap();
+            assert!(body == want, "chunk {i}");
+        }
+    }
+
+    #[test]
+    fn one_file_of_a_folder_is_a_part_too() {
+        let (store, key) = host();
+        let part = find(&store, root_of(&bytes(7, 300_000)), &BTreeSet::from([key])).unwrap();
+        assert!(part.chunks.len() == 2 && part.chunks.iter().all(Option::is_some));
+    }
+
+    #[test]
+    fn nothing_is_found_of_what_is_not_served_or_not_here() {
+        let (store, key) = host();
+        let root = root_of(&sub());
+        assert!(find(&store, root, &BTreeSet::new()).is_none(), "the content around it is not served");
+        let elsewhere = root_of(&dir([("long", bytes(9, 600_000))]));
+        assert!(find(&store, elsewhere, &BTreeSet::from([key])).is_none());
+    }
+
+    #[test]
+    fn chunks_that_are_lost_are_left_out_of_the_part() {
+        let (store, key) = host();
+        // The file changes: the store notices when it looks.
+        let tree = dir([
+            ("a first", bytes(5, 10)),
+            ("sub", dir([("short", bytes(5, 10))])),
+            ("z last", bytes(7, 300_000)),
+        ]);
+        store.put(Path::new("/tree"), tree);
+        store.verify(key, &mut |_| {}).unwrap();
+        let part = find(&store, root_of(&sub()), &BTreeSet::from([key])).unwrap();
+        assert_eq!(part.chunks.iter().filter(|c| c.is_none()).count(), 3);
+        assert!(part.chunks[3].is_some(), "the short file is in the folder once more");
+    }
+}

@@ -181,3 +181,103 @@ pub fn first_nodes(store: &dyn Store, root: Cid, budget: usize) -> Vec<(Cid, Byt
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::content::profile::Profile;
+    use crate::store::{MemStore, MemTree, NewFetch};
+
+    const P: &Profile = &Profile::V1_256K;
+    const HONEST: PeerKey = PeerKey(1);
+    const LIAR: PeerKey = PeerKey(2);
+
+    fn bytes(seed: u8, len: usize) -> Vec<u8> {
+        (0..len).map(|i| (i / 251) as u8 ^ (i as u8).wrapping_mul(seed)).collect()
+    }
+
+    fn tree(files: &[(&str, Vec<u8>)]) -> MemTree {
+        MemTree::Dir(files.iter().map(|(n, b)| ((*n).to_owned(), MemTree::File(b.clone()))).collect())
+    }
+
+    fn store_with(tree: MemTree) -> (MemStore, ContentKey, Cid) {
+        let store = MemStore::new();
+        store.put(Path::new("/there"), tree);
+        let key = store.import(Path::new("/there"), P).unwrap();
+        let root = store.info(key).unwrap().root;
+        (store, key, root)
+    }
+
+    /// Begins to fetch `root` into a store, and walks with what `from` has.
+    fn fetch(store: &MemStore, from: &MemStore, root: Cid) -> (ContentKey, Walked) {
+        let new = NewFetch { root, name: None, dest: "/fetched".into(), force: false };
+        let content = store.begin_fetch(&new).unwrap();
+        let mut walked = walk(store, Walk { content, walker: Walker::new(root), arrived: Vec::new() });
+        while !walked.done {
+            assert!(walked.error.is_none(), "{:?}", walked.error);
+            let node = |cid: &Cid| (HONEST, *cid, from.node(cid).unwrap().unwrap());
+            let arrived = walked.missing.iter().map(node).collect();
+            walked = walk(store, Walk { content, walker: walked.walker, arrived });
+        }
+        (content, walked)
+    }
+
+    #[test]
+    fn chunks_that_another_content_has_are_copied_and_held() {
+        let same = bytes(3, 600_000);
+        let (store, ..) = store_with(tree(&[("mine", same.clone()), ("other", bytes(5, 9))]));
+        let (from, _, root) = store_with(tree(&[("new", bytes(7, 400_000)), ("theirs", same.clone())]));
+        let (key, walked) = fetch(&store, &from, root);
+        // Two chunks of the new file, then the three that are here.
+        let copied: Vec<_> = walked.copied.iter().map(|(chunk, bytes)| (chunk.get(), *bytes)).collect();
+        assert_eq!(copied, [(2, 262_144), (3, 262_144), (4, 75_712)]);
+        let have: Vec<_> = store.have(key).unwrap().iter().map(ChunkIndex::get).collect();
+        assert_eq!(have, [2, 3, 4]);
+        let mut body = Vec::new();
+        store.read_chunk(key, ChunkIndex::new(2).unwrap(), &mut body).unwrap();
+        assert!(body == same[..262_144]);
+    }
+
+    #[test]
+    fn a_copy_whose_file_has_changed_is_left_to_the_network() {
+        let same = bytes(3, 600_000);
+        let (store, ..) = store_with(tree(&[("mine", same.clone())]));
+        let (from, _, root) = store_with(tree(&[("theirs", same)]));
+        store.put(Path::new("/there"), tree(&[("mine", bytes(11, 600_000))]));
+        let (key, walked) = fetch(&store, &from, root);
+        assert!(walked.copied.is_empty() && store.have(key).unwrap().is_empty());
+    }
+
+    #[test]
+    fn who_sends_other_bytes_for_a_node_is_named_and_the_node_stays_missing() {
+        let (from, _, root) = store_with(tree(&[("a", bytes(1, 300_000))]));
+        let store = MemStore::new();
+        let new = NewFetch { root, name: None, dest: "/fetched".into(), force: false };
+        let content = store.begin_fetch(&new).unwrap();
+        let good = from.node(&root).unwrap().unwrap();
+        let bad = Bytes::from([&good[..], b"!"].concat());
+        let walked = walk(
+            &store,
+            Walk { content, walker: Walker::new(root), arrived: vec![(LIAR, root, bad.clone())] },
+        );
+        assert_eq!((walked.bad, walked.missing), (vec![LIAR], vec![root]));
+        assert!(store.node(&root).unwrap().is_none(), "it was kept");
+        let arrived = vec![(LIAR, root, bad), (HONEST, root, good)];
+        let walked = walk(&store, Walk { content, walker: walked.walker, arrived });
+        assert_eq!(walked.bad, [LIAR]);
+        assert!(walked.error.is_none() && store.node(&root).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_newcomer_is_given_the_first_nodes_in_order_up_to_the_budget() {
+        let many: Vec<(String, Vec<u8>)> = (0..20).map(|i| (format!("{i:02}"), bytes(i, 300_000))).collect();
+        let many: Vec<_> = many.iter().map(|(n, b)| (n.as_str(), b.clone())).collect();
+        let (store, _, root) = store_with(tree(&many));
+        let all = first_nodes(&store, root, 1 << 20);
+        assert_eq!((all.len(), all[0].0), (21, root));
+        let budget = all[..4].iter().map(|(_, b)| b.len()).sum();
+        assert_eq!(first_nodes(&store, root, budget), all[..4]);
+    }
+}
