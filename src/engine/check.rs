@@ -1,15 +1,18 @@
-//! What must hold after every event. Cheap parts run in every debug build, all of it in tests.
+//! What must hold after every event. The cheap part runs at the end of every event in debug builds and
+//! at every step of the simulator, all of it in tests and, engine by engine, in the simulator.
 
 use super::Engine;
 use super::picker::State;
+use super::state::Content;
 use crate::units::ContentKey;
 
 impl Engine {
-    /// Asserts what costs little.
-    #[cfg(debug_assertions)]
-    pub(super) fn check_cheaply(&self) {
-        debug_assert!(self.choker.held <= self.slots(), "more slots are held than there are");
-        debug_assert!(self.fickle.is_empty(), "somebody is not told of our interest");
+    /// What costs next to nothing to look at. An error names what is wrong; it is a bug of the engine.
+    pub fn check_step(&self) -> Result<(), &'static str> {
+        let want = |ok: bool, what: &'static str| if ok { Ok(()) } else { Err(what) };
+        want(self.choker.held <= self.slots(), "more slots are held than there are")?;
+        want(self.fickle.is_empty(), "somebody is not told of our interest")?;
+        self.check_flying()
     }
 
     /// Counts everything afresh and compares. An error names what is wrong; it is a bug of the engine.
@@ -25,11 +28,10 @@ impl Engine {
             want(c.swarm.len() <= self.cfg.max_neighbours, "too many neighbours")?;
             let seeds = c.swarm.values().filter(|n| n.complete).count() as u32;
             want(seeds == c.picker.seeds(), "seeds miscounted")?;
+            let (copies, asks) = self.count_afresh(*key, c);
             for i in 0..c.picker.len() {
-                let copies = c.swarm.values().filter(|n| n.has(i)).count() as u32;
-                want(copies == c.picker.copies(i), "copies of a chunk miscounted")?;
-                let asks = self.peers.values().flat_map(|p| &p.pipeline.asks);
-                let asks = asks.filter(|a| !a.cancelled && a.content == *key && a.chunk == i).count();
+                want(copies[i as usize] == c.picker.copies(i), "copies of a chunk miscounted")?;
+                let asks = asks[i as usize];
                 want(asks == usize::from(c.picker.asks(i)), "a request is lost or counted twice")?;
                 let state = c.picker.state(i);
                 want(asks == 0 || state == Some(State::Asked), "what is here is still asked for")?;
@@ -59,5 +61,24 @@ impl Engine {
             want(interests == p.interests as usize, "interests miscounted")?;
         }
         Ok(())
+    }
+
+    /// For each chunk: how many neighbours have it, how many requests for it are out.
+    fn count_afresh(&self, key: ContentKey, c: &Content) -> (Vec<u32>, Vec<usize>) {
+        let seeds = c.swarm.values().filter(|n| n.complete).count() as u32;
+        let mut copies = vec![seeds; c.picker.len() as usize];
+        for i in c.swarm.values().flat_map(|n| n.have.iter()) {
+            if let Some(n) = copies.get_mut(i.as_usize()) {
+                *n += 1;
+            }
+        }
+        let mut asks = vec![0; c.picker.len() as usize];
+        let all = self.peers.values().flat_map(|p| &p.pipeline.asks);
+        for a in all.filter(|a| !a.cancelled && a.content == key) {
+            if let Some(n) = asks.get_mut(a.chunk as usize) {
+                *n += 1;
+            }
+        }
+        (copies, asks)
     }
 }

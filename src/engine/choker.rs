@@ -21,6 +21,9 @@ const GIFTS: u32 = 2;
 const LAG_WEIGHT: u64 = 10;
 /// How much it counts to have sent half as much as the best.
 const CREDIT_WEIGHT: u64 = 300;
+/// How much each doubling of what a peer took for nothing counts with one that has fetched everything:
+/// as a twenty-fifth of the content that others lack less.
+const DEBT_WEIGHT: u64 = 400;
 /// What chance counts at most among those that sent something.
 const CHANCE: u64 = 500;
 /// What a peer is sent before it must have unchoked us (if it has what we want) to keep its slot; the
@@ -133,7 +136,7 @@ impl Engine {
                 let score = CREDIT_WEIGHT * halvings(most, credit) / 16 + LAG_WEIGHT * self.progress(peer, p);
                 (0, score + chance * CHANCE / 1_000, peer.0)
             }
-            (false, _) if self.taken > 0 => (debt, need, peer.0),
+            (false, _) if self.taken > 0 => (0, need + DEBT_WEIGHT * u64::from(debt), peer.0),
             (false, _) => (self.unspread(p), p.choked_at.0.max(p.unchoked_at.0), chance),
         }
     }

@@ -333,7 +333,9 @@ impl Engine {
             self.send_more();
         }
         #[cfg(debug_assertions)]
-        self.check_cheaply();
+        if let Err(what) = self.check_step() {
+            debug_assert!(false, "{what}");
+        }
     }
 
     /// What contents do by the clock.

@@ -334,10 +334,13 @@ impl Engine {
         best.map(|(_, peer, at)| (peer, at))
     }
 
+    pub(super) fn check_flying(&self) -> Result<(), &'static str> {
+        if self.uploads.flying.len() > MAX_FLYING { Err("too many chunks are in flight") } else { Ok(()) }
+    }
+
     /// Nothing is lost and nothing is counted wrong.
     pub(super) fn check_uploads(&self) -> Result<(), String> {
         let want = |ok: bool, what: &str| if ok { Ok(()) } else { Err(format!("uploads: {what}")) };
-        want(self.uploads.flying.len() <= MAX_FLYING, "too many in flight")?;
         for (key, p) in &self.peers {
             let flying = self.uploads.flying.iter().filter(|f| f.peer == *key);
             let (n, bytes) = flying.fold((0, 0), |(n, b), f| (n + 1, b + u64::from(f.bytes)));

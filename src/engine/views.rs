@@ -19,6 +19,8 @@ pub struct ContentView {
     /// Chunks that are asked for, and chunks with the store.
     pub in_flight: u32,
     pub storing: u32,
+    /// Chunks that could be asked for now; none in the endgame.
+    pub open: u32,
     pub peers: u32,
     /// Of these, peers that have everything.
     pub seeds: u32,
@@ -129,6 +131,7 @@ impl Engine {
             wanted_missing: c.picker.missing(),
             in_flight: c.picker.asked(),
             storing: c.picker.arrived(),
+            open: c.picker.open(),
             peers: c.swarm.len() as u32,
             seeds: c.picker.seeds(),
             paused: c.paused,

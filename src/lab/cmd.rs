@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use rayon::prelude::*;
 use serde::Serialize;
 
+use super::bounds::{self, Family};
 use super::distribution::{Row, Setting, rows};
 use super::experiments::{self, ChurnSwarm, Fairness};
 use super::plot::PlotError;
@@ -44,6 +46,22 @@ pub enum LabCommand {
     Ring(RingArgs),
     /// A swarm that peers leave and join: time to finish and wasted bytes
     Churn(ChurnArgs),
+    /// Simulate what the engine promises and compare with the bounds; exit code 1 if one is missed
+    Check(CheckArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Which promises: four-seeds, vanish, liars, heterogeneous, free-rider, newcomer, uniform,
+    /// flash-crowd; all by default
+    #[arg(value_name = "NAME", value_parser = parse_family)]
+    pub names: Vec<Family>,
+    /// Seeds of each case: 1 to N
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub seeds: u64,
+    /// Swarms simulated at a time
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub jobs: u16,
 }
 
 /// The default is the lecture's example: F/u = 1 h, u_s = 10 u.
@@ -177,7 +195,7 @@ pub struct ChurnArgs {
 pub enum LabError {
     #[error("{0}")]
     Usage(String),
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}: {source}; shipped are {}", shipped_names())]
     Read { path: PathBuf, source: std::io::Error },
     #[error("cannot write {path}: {source}")]
     Write { path: PathBuf, source: std::io::Error },
@@ -193,6 +211,10 @@ pub enum LabError {
     Ring(#[from] RingError),
     #[error(transparent)]
     Plot(#[from] PlotError),
+    #[error("{missed} of {all} figures miss their bound: {first}")]
+    Missed { missed: usize, all: usize, first: String },
+    #[error("cannot start {jobs} threads: {source}")]
+    Threads { jobs: u16, source: rayon::ThreadPoolBuildError },
 }
 
 impl LabError {
@@ -200,6 +222,7 @@ impl LabError {
     pub fn is_usage(&self) -> bool {
         match self {
             LabError::Usage(_) | LabError::Scenario { .. } => true,
+            LabError::Read { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
             LabError::Sim(SimError::Scenario(_)) => true,
             LabError::Ring(e) => !matches!(e, RingError::Lost(_)),
             _ => false,
@@ -214,6 +237,7 @@ pub fn run(args: &LabArgs, out: &mut dyn Write) -> Result<(), LabError> {
         LabCommand::Distribution(a) => finish(args, out, &distribution(a)?, show::distribution),
         LabCommand::Swarm(a) => finish(args, out, &swarm(a)?, show::swarm),
         LabCommand::Fairness(a) => finish(args, out, &fairness(a)?, show::fairness),
+        LabCommand::Check(a) => check(args, out, a),
         LabCommand::Churn(a) => finish(args, out, &churn(a)?, show::churn),
         LabCommand::Ring(a) if a.churn => finish(args, out, &ring_churn(a)?, show::ring_churn),
         LabCommand::Ring(a) if a.ids.is_empty() => finish(args, out, &ring_curve(a)?, show::ring_curve),
@@ -273,6 +297,9 @@ fn distribution(a: &DistributionArgs) -> Result<Rows<Row>, LabError> {
             return Err(LabError::Usage(format!("{flag} must be above 0")));
         }
     }
+    if a.peers.contains(&0) {
+        return Err(LabError::Usage("--peers takes numbers from 1".into()));
+    }
     let setting =
         Setting { size: a.size as f64, server_up: a.us as f64, peer_up: a.ui as f64, down: a.down as f64 };
     if !a.simulate {
@@ -293,6 +320,10 @@ const SHIPPED: &[(&str, &str)] = &[
     ("slow-loris", include_str!("../../config/scenarios/slow-loris.toml")),
     ("four-seeds", include_str!("../../config/scenarios/four-seeds.toml")),
 ];
+
+fn shipped_names() -> String {
+    SHIPPED.iter().map(|s| s.0).collect::<Vec<_>>().join(", ")
+}
 
 fn swarm(a: &SwarmArgs) -> Result<Report, LabError> {
     let path = a.scenario.clone();
@@ -333,6 +364,45 @@ fn churn(a: &ChurnArgs) -> Result<Rows<experiments::ChurnRow>, LabError> {
         seed: a.seed,
     };
     Ok(Rows { rows: experiments::churn(&c, &a.leaving)? })
+}
+
+fn parse_family(text: &str) -> Result<Family, String> {
+    let named = bounds::FAMILIES.iter().find(|f| f.0 == text);
+    named.map(|f| f.1).ok_or_else(|| {
+        let names: Vec<&str> = bounds::FAMILIES.iter().map(|f| f.0).collect();
+        format!("write one of {}", names.join(", "))
+    })
+}
+
+/// Runs the cases, some at a time; the table keeps their order, and progress goes to stderr.
+fn check(args: &LabArgs, out: &mut dyn Write, a: &CheckArgs) -> Result<(), LabError> {
+    let all: Vec<Family> = bounds::FAMILIES.iter().map(|f| f.1).collect();
+    let families = if a.names.is_empty() { &all } else { &a.names };
+    let cases: Vec<bounds::Case> = families.iter().flat_map(|f| bounds::cases(*f, a.seeds)).collect();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(usize::from(a.jobs));
+    let pool = pool.build().map_err(|source| LabError::Threads { jobs: a.jobs, source })?;
+    let done = std::sync::atomic::AtomicUsize::new(0);
+    let run = |case: &bounds::Case| {
+        let figures = case.run()?;
+        let n = done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+        let line: Vec<String> = figures.iter().map(|f| format!("{} {:.4}", f.what, f.value)).collect();
+        // Nothing is lost if nobody reads the progress.
+        let _ = writeln!(std::io::stderr(), "{n}/{}: {}: {}", cases.len(), case.name(), line.join(", "));
+        Ok(figures)
+    };
+    let figures: Result<Vec<Vec<bounds::Figure>>, SimError> =
+        pool.install(|| cases.par_iter().map(run).collect());
+    let rows = Rows { rows: figures?.concat() };
+    finish(args, out, &rows, show::check)?;
+    let missed = || rows.rows.iter().filter(|f| !f.holds);
+    match missed().next() {
+        None => Ok(()),
+        Some(f) => Err(LabError::Missed {
+            missed: missed().count(),
+            all: rows.rows.len(),
+            first: format!("{}, seed {}: {} {:.4}", f.case, f.seed, f.what, f.value),
+        }),
+    }
 }
 
 fn ring_example(a: &RingArgs) -> Result<ring::example::Outcome, LabError> {
@@ -440,6 +510,9 @@ mod tests {
             ("ring --ids 1,2 --from 1 --lookup 2 --successors 0", "--successors"),
             ("distribution --us 0", "--us"),
             ("distribution --us 5x", "5x"),
+            ("distribution --peers 0,1", "--peers"),
+            ("check no-such-promise", "four-seeds"),
+            ("check --seeds 0", "--seeds"),
             ("distribution --out plot.png", ".svg or .csv"),
             ("churn --leaving 2", "--leaving"),
             ("distribution --simulate --peers 30000", "20,000"),
@@ -448,6 +521,7 @@ mod tests {
             assert!(e.is_usage() && e.to_string().contains(says), "{line}: {e}");
         }
         let e = lab("swarm --scenario no-such-scenario").unwrap_err();
-        assert!(!e.is_usage() && e.to_string().contains("no-such-scenario"));
+        assert!(e.is_usage() && e.to_string().contains("no-such-scenario"));
+        assert!(e.to_string().contains("flash-crowd"), "what there is is named: {e}");
     }
 }

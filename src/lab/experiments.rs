@@ -53,18 +53,20 @@ pub struct FairnessRow {
 
 /// All four combinations of the two rules.
 pub fn fairness(f: &Fairness) -> Result<Vec<FairnessRow>, SimError> {
-    let mut rows = Vec::new();
-    for (tit_for_tat, optimistic) in [(true, true), (true, false), (false, true), (false, false)] {
-        let mut scenario = Scenario::uniform(f.size, 2.0 * f.up, f.up, 4.0 * f.up, f.contributors);
-        let mut rider = scenario.groups[1].clone();
-        (rider.role, rider.count) = (Role::FreeRider, f.riders);
-        scenario.groups.push(rider);
-        scenario.name = format!("{} contributors and {} free-riders", f.contributors, f.riders);
-        (scenario.slots, scenario.tit_for_tat, scenario.optimistic) = (f.slots, tit_for_tat, optimistic);
-        let report = sim::run(&scenario, f.seed)?;
-        rows.push(fairness_row(&report, tit_for_tat, optimistic));
-    }
-    Ok(rows)
+    let rules = [(true, true), (true, false), (false, true), (false, false)];
+    rules.into_iter().map(|(tit_for_tat, optimistic)| fairness_of(f, tit_for_tat, optimistic)).collect()
+}
+
+/// One combination of the two rules.
+pub fn fairness_of(f: &Fairness, tit_for_tat: bool, optimistic: bool) -> Result<FairnessRow, SimError> {
+    let mut scenario = Scenario::uniform(f.size, 2.0 * f.up, f.up, 4.0 * f.up, f.contributors);
+    let mut rider = scenario.groups[1].clone();
+    (rider.role, rider.count) = (Role::FreeRider, f.riders);
+    scenario.groups.push(rider);
+    scenario.name = format!("{} contributors and {} free-riders", f.contributors, f.riders);
+    (scenario.slots, scenario.tit_for_tat, scenario.optimistic) = (f.slots, tit_for_tat, optimistic);
+    let report = sim::run(&scenario, f.seed)?;
+    Ok(fairness_row(&report, tit_for_tat, optimistic))
 }
 
 fn fairness_row(report: &Report, tit_for_tat: bool, optimistic: bool) -> FairnessRow {

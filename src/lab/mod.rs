@@ -2,6 +2,7 @@
 //!
 //! Everything here but [`cmd`] is a pure model: no clock, no files, no chance but what a seed gives.
 
+pub mod bounds;
 pub mod cmd;
 pub mod distribution;
 pub mod experiments;

@@ -228,10 +228,15 @@ fn bounds(series: &[Series], log: bool) -> Option<(Span, Span)> {
         xs = (xs.0.min(x), xs.1.max(x));
         ys = (ys.0.min(y), ys.1.max(y));
     }
+    // Above the lines there is room for the legend.
     if log {
-        return Some((widen(xs, xs.0 * 2.0), widen((ys.0, ys.1 * 1.2), ys.0 * 2.0)));
+        let tall = (ys.1 / ys.0).powf(0.25).max(1.2);
+        return Some((
+            widen((xs.0 * 0.8, xs.1 * 1.25), xs.0 * 2.0),
+            widen((ys.0 * 0.7, ys.1 * tall), ys.0 * 2.0),
+        ));
     }
-    let ys = (ys.0.min(0.0), ys.1 * 1.05);
+    let ys = (ys.0.min(0.0), ys.1 * 1.25);
     Some((widen(xs, xs.0 + 1.0), widen(ys, ys.0 + 1.0)))
 }
 

@@ -37,6 +37,8 @@ pub struct PeerReport {
     pub first_chunk_s: Option<f64>,
     /// When it had everything, in seconds after it joined.
     pub finished_s: Option<f64>,
+    /// When it left, in seconds.
+    pub left_s: Option<f64>,
     pub up_bytes: u64,
     pub down_bytes: u64,
     pub duplicate_bytes: u64,
@@ -59,6 +61,8 @@ pub struct Report {
     pub ratio: f64,
     /// Bytes of chunks that came twice, or after a cancel.
     pub duplicate_bytes: u64,
+    /// Of these, what came while the receiver still had chunks that nobody was asked for.
+    pub early_duplicate_bytes: u64,
     /// Bytes of chunks with a wrong hash.
     pub bad_bytes: u64,
     /// Bytes sent that did not arrive, since either end was gone.
@@ -73,6 +77,10 @@ pub struct Report {
     pub peers: u32,
     /// Peers that somebody has banned.
     pub banned: u32,
+    /// Pairs of a liar and a peer that it served and that did not ban it.
+    pub unpunished: u32,
+    /// Honest peers that somebody has banned.
+    pub wronged: u32,
     /// How often the seeds have sent the content, in copies.
     pub seed_copies: f64,
     /// Events that the simulator went through.
@@ -105,11 +113,12 @@ pub fn of(world: &World, bound: f64) -> Report {
             let after = |t: Option<crate::units::Time>| t.map(|t| t.as_secs_f64() - p.plan.join_s);
             PeerReport {
                 role: p.plan.role,
-                stays: p.plan.leave_s.is_none(),
+                stays: p.plan.stays(),
                 up: p.plan.up,
                 join_s: p.plan.join_s,
                 first_chunk_s: after(p.tally.first_chunk),
                 finished_s: after(p.tally.finished),
+                left_s: p.tally.left.map(|t| t.as_secs_f64()),
                 up_bytes: p.tally.up_bytes,
                 down_bytes: p.tally.down_bytes,
                 duplicate_bytes: p.tally.late_bytes,
@@ -130,6 +139,7 @@ pub fn of(world: &World, bound: f64) -> Report {
         bound,
         ratio: if bound > 0.0 { seconds / bound } else { 1.0 },
         duplicate_bytes: world.ledger.late,
+        early_duplicate_bytes: world.peers.iter().map(|p| p.tally.early_late_bytes).sum(),
         bad_bytes: world.ledger.bad,
         lost_bytes: world.ledger.lost,
         useful_bytes: world.ledger.kept,
@@ -137,6 +147,8 @@ pub fn of(world: &World, bound: f64) -> Report {
         finished: receivers().filter(|p| p.tally.finished.is_some()).count() as u32,
         peers: receivers().count() as u32,
         banned: world.banned.len() as u32,
+        unpunished: world.unpunished(),
+        wronged: world.wronged(),
         seed_copies: seeds as f64 / world.scenario.size as f64,
         events: world.events,
         samples: world.samples.clone(),

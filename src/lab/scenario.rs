@@ -9,6 +9,8 @@
 //! optimistic = true         # false: no slot for those who have sent nothing
 //! inner_nodes = true        # the DAG's inner nodes must be fetched first, as in life
 //! max_s = 3600              # the run ends here at the latest
+//! queue_ms = 0              # how long a packet waits before a busy up-link, as in a modem or shaper
+//! send_buffer = 0           # bytes of chunks in a connection's socket, which control messages wait behind
 //!
 //! [[group]]                 # as many peers of one kind
 //! role = "seed"
@@ -24,6 +26,7 @@
 //! join_s = [0, 30]          # a moment, or a pair: drawn uniformly for each peer
 //! leave_s = 300             # it vanishes then, without a goodbye
 //! leave_after_complete = 10 # or: so long after it has everything (true: at once)
+//! leave_when_spread = true  # or: it vanishes once those that stay hold every chunk among them
 //! ```
 
 use serde::Deserialize;
@@ -125,6 +128,8 @@ pub struct Group {
     pub leave_s: Option<Span>,
     /// How long after it has everything it goes, if it does.
     pub leave_after_complete: Option<f64>,
+    /// It vanishes once every chunk is held by a receiver that stays.
+    pub leave_when_spread: bool,
 }
 
 /// A swarm to simulate.
@@ -144,6 +149,10 @@ pub struct Scenario {
     pub inner_nodes: bool,
     /// The run ends here at the latest, in seconds of virtual time.
     pub max_s: f64,
+    /// How long a packet waits before an up-link that is busy.
+    pub queue_ms: f64,
+    /// Bytes of chunks in a connection's socket that control messages wait behind.
+    pub send_buffer: u64,
     pub groups: Vec<Group>,
 }
 
@@ -157,6 +166,14 @@ pub struct PeerPlan {
     pub join_s: f64,
     pub leave_s: Option<f64>,
     pub leave_after_complete: Option<f64>,
+    pub leave_when_spread: bool,
+}
+
+impl PeerPlan {
+    /// Whether it is to be there to the end.
+    pub fn stays(&self) -> bool {
+        self.leave_s.is_none() && !self.leave_when_spread
+    }
 }
 
 const MAX_PEERS: u32 = 20_000;
@@ -183,6 +200,10 @@ struct RawScenario {
     #[serde(default)]
     max_s: Option<f64>,
     #[serde(default)]
+    queue_ms: f64,
+    #[serde(default)]
+    send_buffer: Option<Bytes>,
+    #[serde(default)]
     group: Vec<RawGroup>,
 }
 
@@ -202,6 +223,8 @@ struct RawGroup {
     leave_s: Option<OneOrTwo<f64>>,
     #[serde(default)]
     leave_after_complete: Option<After>,
+    #[serde(default)]
+    leave_when_spread: bool,
 }
 
 fn yes() -> bool {
@@ -283,6 +306,7 @@ impl Scenario {
             join_s: Span::exactly(0.0),
             leave_s: None,
             leave_after_complete: None,
+            leave_when_spread: false,
         };
         Scenario {
             name: format!("a seed and {n} leechers"),
@@ -294,6 +318,8 @@ impl Scenario {
             optimistic: true,
             inner_nodes: true,
             max_s: f64::INFINITY,
+            queue_ms: 0.0,
+            send_buffer: 0,
             groups: vec![group(Role::Seed, 1, seed_up), group(Role::Leecher, n, peer_up)],
         }
     }
@@ -314,6 +340,8 @@ impl Scenario {
             optimistic: raw.optimistic,
             inner_nodes: raw.inner_nodes,
             max_s: raw.max_s.unwrap_or(f64::INFINITY),
+            queue_ms: raw.queue_ms,
+            send_buffer: raw.send_buffer.map_or(0, |b| b.0),
             groups: raw.group.into_iter().map(resolve).collect(),
         };
         scenario.check()?;
@@ -345,6 +373,12 @@ impl Scenario {
         if self.max_s.is_nan() || self.max_s <= 0.0 {
             return bad("max_s", self.max_s.to_string(), "above 0");
         }
+        if !(0.0..=10_000.0).contains(&self.queue_ms) {
+            return bad("queue_ms", self.queue_ms.to_string(), "from 0 to 10,000");
+        }
+        if self.send_buffer > 1 << 30 {
+            return bad("send_buffer", self.send_buffer.to_string(), "at most 1 GiB");
+        }
         self.groups.iter().enumerate().try_for_each(|(i, g)| check_group(i + 1, g))?;
         let peers: u64 = self.groups.iter().map(|g| u64::from(g.count)).sum();
         if peers > u64::from(MAX_PEERS) {
@@ -368,6 +402,7 @@ impl Scenario {
                     join_s: g.join_s.uniform(&mut rng),
                     leave_s: g.leave_s.map(|s| s.uniform(&mut rng)),
                     leave_after_complete: g.leave_after_complete,
+                    leave_when_spread: g.leave_when_spread,
                 });
             }
         }
@@ -389,6 +424,7 @@ fn resolve(raw: RawGroup) -> Group {
             Some(After::Seconds(s)) => Some(s),
             Some(After::Whether(false)) | None => None,
         },
+        leave_when_spread: raw.leave_when_spread,
     }
 }
 
@@ -491,6 +527,8 @@ mod tests {
             ("size =", "chunk = 100\nsize =", "`chunk` is 100"),
             ("size =", "neighbours = 0\nsize =", "`neighbours` is 0"),
             ("size =", "size = = 3", "line 2"),
+            ("size =", "queue_ms = -1\nsize =", "`queue_ms` is -1"),
+            ("size =", "send_buffer = \"2G\"\nsize =", "`send_buffer` is 2000000000"),
         ] {
             let error = Scenario::parse(&SMALL.replacen(from, to, 1)).unwrap_err().to_string();
             assert!(error.contains(says), "{to}: {error}");

@@ -1,7 +1,10 @@
 //! How the lab's results look: a text to read, a table for CSV, a chart for SVG.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
+use super::bounds::{Bound, Figure, TIME};
 use super::distribution::Row;
 use super::experiments::{ChurnRow, FairnessRow};
 use super::plot::{Cell, Chart, Series, Table};
@@ -130,14 +133,57 @@ pub fn churn(r: &Rows<ChurnRow>) -> Shown {
             Cell::Int(row.stayed.into()),
         ]);
     }
+    let points = r.rows.iter().map(|row| (row.leaving, 100.0 * row.wasted)).collect();
+    let wasted = Series { name: "wasted, %".into(), points };
     let chart = Chart {
-        title: "time to finish while peers leave and join".into(),
-        x: "part of the peers that vanishes".into(),
-        y: "seconds".into(),
+        title: "time to finish and wasted bytes while peers leave and join".into(),
+        x: "part of the peers that vanishes; as many join".into(),
+        y: "seconds, and percent of the bytes of use".into(),
         log: false,
-        series: table.series(0, &[1, 2, 3]),
+        series: [table.series(0, &[1, 2, 3]), vec![wasted]].concat(),
     };
     Shown { text: table.to_text(), table, chart: Some(chart) }
+}
+
+/// Every figure beside its bound.
+pub fn check(r: &Rows<Figure>) -> Shown {
+    let mut table = Table::new(&["case", "seed", "figure", "value", "bound", "holds"]);
+    for f in &r.rows {
+        let bound = match f.bound {
+            Bound::AtMost(x) => Cell::Text(format!("<= {x}")),
+            Bound::AtLeast(x) => Cell::Text(format!(">= {x}")),
+            Bound::None => Cell::Empty,
+        };
+        let holds = if f.holds { "yes" } else { "NO" };
+        table.push(vec![
+            Cell::Text(f.case.clone()),
+            Cell::Int(f.seed),
+            Cell::Text(f.what.to_owned()),
+            Cell::Real(f.value),
+            bound,
+            Cell::Text(holds.to_owned()),
+        ]);
+    }
+    // Time over D against N, the worst seed of each, is what a picture tells.
+    let line = |name: &str, auto: bool| {
+        let rows = r.rows.iter().filter(|f| f.what == TIME && f.name == "uniform" && f.auto == auto);
+        let mut worst: BTreeMap<u32, f64> = BTreeMap::new();
+        for f in rows {
+            let w = worst.entry(f.n).or_insert(f.value);
+            *w = w.max(f.value);
+        }
+        let points = worst.into_iter().map(|(n, v)| (f64::from(n).log2(), 100.0 * (v - 1.0))).collect();
+        Series { name: name.to_owned(), points }
+    };
+    let chart = Chart {
+        title: "what a swarm takes beyond the lower bound D".into(),
+        x: "log2 of the number of leechers".into(),
+        y: "percent more than D".into(),
+        log: false,
+        series: vec![line("auto, worst of the seeds", true), line("4 + 1 slots", false)],
+    };
+    let chart = chart.series.iter().any(|s| !s.points.is_empty()).then_some(chart);
+    Shown { text: table.to_text(), table, chart }
 }
 
 /// The answer and the ring.

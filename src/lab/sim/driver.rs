@@ -88,10 +88,13 @@ impl World<'_> {
         };
         let bytes = message.bytes() + nodes.iter().map(|&n| self.dag.node_len(n)).sum::<u32>();
         let delay = self.delay(i, j);
+        let queue = Duration::from_secs_f64(self.scenario.queue_ms / 1000.0);
         let p = &mut self.peers[i as usize];
+        let Some(conn) = p.conn(j).map(|c| c.id) else { return };
+        let waits = p.up.control_waits(conn, queue, self.scenario.send_buffer);
         let took = p.up.time_of(u64::from(bytes));
         let Some(conn) = p.conn_mut(j) else { return };
-        let at = (self.now + delay + took).max(conn.last_arrival);
+        let at = (self.now + delay + waits + took).max(conn.last_arrival);
         conn.last_arrival = at;
         let conn = conn.id;
         p.up.note_control(bytes);
@@ -103,6 +106,7 @@ impl World<'_> {
         let held = chunks.iter().copied().find(|&c| p.have.contains(c));
         let Some(conn) = p.conn_mut(j) else { return };
         conn.asked.extend(chunks.iter().map(|c| c.get()));
+        p.open += chunks.len() as u64;
         self.ledger.asked += chunks.len() as u64;
         if let Some(c) = held {
             self.breach(format!("{i} asks {j} for chunk {c}, which it has"));
@@ -121,14 +125,22 @@ impl World<'_> {
         let p = &mut self.peers[i as usize];
         let Some(conn) = p.conn_mut(j) else { return };
         conn.choked = choked;
+        let open = self.check_open_slots(i);
+        self.note(i, if choked { "chokes" } else { "unchokes" }, j, open as u32);
+        self.send(i, j, if choked { Message::Choke } else { Message::Unchoke });
+    }
+
+    /// How many upload slots are open, as the others see it.
+    pub fn check_open_slots(&mut self, i: u32) -> usize {
+        let p = &self.peers[i as usize];
         let open = p.conns.iter().filter(|c| !c.choked).count();
+        // With `auto` a slot may be about to close: looked at when all is done (`Peer::check`).
         if let Slots::Fixed(n) = self.scenario.slots
             && open > n as usize
         {
             self.breach(format!("{i} has {open} of {n} upload slots open"));
         }
-        self.note(i, if choked { "chokes" } else { "unchokes" }, j, open as u32);
-        self.send(i, j, if choked { Message::Choke } else { Message::Unchoke });
+        open
     }
 
     /// Whether an answer is due; that the engine answers what nobody asked is a bug.
@@ -180,6 +192,7 @@ impl World<'_> {
             return;
         };
         let asked = take(&mut conn.asked, parcel.chunk);
+        p.open = p.open.saturating_sub(u64::from(asked));
         p.tally.down_bytes += len;
         let key = p.names.key(from);
         let arrival = p.engine.handle_chunk(now, key, CONTENT, chunk, len);
@@ -187,11 +200,16 @@ impl World<'_> {
             Arrival::Wanted if honest => self.keep(from, to, chunk, len),
             Arrival::Wanted => {
                 p.tally.bad_bytes += len;
+                if !p.bitten_by.contains(&from) {
+                    p.bitten_by.push(from);
+                }
                 self.ledger.bad += len;
                 p.engine.handle_store(now, StoreResult::Bad { content: CONTENT, chunk, from: key });
             }
             Arrival::Late | Arrival::Unasked => {
                 p.tally.late_bytes += len;
+                let open = p.engine.content(now, CONTENT).map_or(0, |c| c.open);
+                p.tally.early_late_bytes += if open > 0 { len } else { 0 };
                 self.ledger.late += len;
             }
         }
@@ -212,7 +230,7 @@ impl World<'_> {
         p.engine.handle_store(now, StoreResult::Stored { content: CONTENT, chunk, from });
         self.ledger.kept += len;
         self.last_chunk = now;
-        self.copies[chunk.as_usize()] += u32::from(self.peers[to as usize].plan.role.serves());
+        self.count_copy(to, chunk);
         if !new {
             self.breach(format!("{to} wanted chunk {chunk} again"));
         }
@@ -263,6 +281,8 @@ impl World<'_> {
             }
             Message::Refuse(chunk, why) => {
                 let asked = take(&mut c.asked, chunk.get());
+                let open = &mut self.peers[to as usize].open;
+                *open = open.saturating_sub(u64::from(asked));
                 self.ledger.answered += u64::from(asked);
                 if !asked {
                     self.breach(format!("{from} refuses {to} chunk {chunk}, which it did not ask for"));

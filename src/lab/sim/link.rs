@@ -28,7 +28,8 @@ pub struct UpLink {
     rate: f64,
     /// One for each connection with something to send; the first is next.
     lines: VecDeque<VecDeque<Parcel>>,
-    busy: bool,
+    /// The connection whose chunk is under way.
+    busy: Option<u32>,
     /// Bytes of control that passed and are not accounted for yet.
     control: u64,
     /// Time during which it had something to send.
@@ -38,7 +39,7 @@ pub struct UpLink {
 impl UpLink {
     /// `rate` in bytes a second.
     pub fn new(rate: f64) -> UpLink {
-        UpLink { rate, lines: VecDeque::new(), busy: false, control: 0, busy_s: 0.0 }
+        UpLink { rate, lines: VecDeque::new(), busy: None, control: 0, busy_s: 0.0 }
     }
 
     pub fn push(&mut self, parcel: Parcel) {
@@ -57,9 +58,17 @@ impl UpLink {
         Duration::from_secs_f64(bytes as f64 / self.rate)
     }
 
+    /// How long a control message on `conn` waits: in the queue before a busy link, and in the socket if
+    /// chunks of its own connection fill that.
+    pub fn control_waits(&self, conn: u32, queue: Duration, send_buffer: u64) -> Duration {
+        let Some(busy) = self.busy else { return Duration::ZERO };
+        let ours = busy == conn || self.lines.iter().any(|l| l.front().is_some_and(|p| p.conn == conn));
+        queue + if ours { self.time_of(send_buffer) } else { Duration::ZERO }
+    }
+
     /// The next parcel starts now, if none is under way; with the time that it takes.
     pub fn start(&mut self) -> Option<(Parcel, Duration)> {
-        if self.busy {
+        if self.busy.is_some() {
             return None;
         }
         let mut line = self.lines.pop_front()?;
@@ -69,13 +78,13 @@ impl UpLink {
         }
         let control = std::mem::take(&mut self.control);
         let took = self.time_of(u64::from(parcel.len) + control);
-        self.busy = true;
+        self.busy = Some(parcel.conn);
         self.busy_s += took.as_secs_f64();
         Some((parcel, took))
     }
 
     pub fn done(&mut self) {
-        self.busy = false;
+        self.busy = None;
     }
 
     /// Forgets what waits for a connection that is gone; says how many bytes that were.
@@ -158,6 +167,17 @@ mod tests {
         assert!(up.start().is_none(), "one at a time");
         up.done();
         assert_eq!(up.start().unwrap().1, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn control_waits_behind_what_its_socket_and_the_link_hold() {
+        let (mut up, ms) = (UpLink::new(1000.0), Duration::from_millis);
+        assert_eq!(up.control_waits(1, ms(50), 100), ms(0), "the link is idle");
+        up.push(Parcel { to: 1, conn: 1, chunk: 0, len: 500 });
+        up.push(Parcel { to: 2, conn: 2, chunk: 0, len: 500 });
+        up.start().unwrap();
+        let waits = [1, 2, 3].map(|conn| up.control_waits(conn, ms(50), 100));
+        assert_eq!(waits, [ms(150), ms(150), ms(50)]);
     }
 
     #[test]

@@ -42,6 +42,9 @@ pub fn run_tuned(
     let bound = report::bound(scenario, &scenario.peers(seed));
     let every = Duration::from_secs_f64((bound / SAMPLES).clamp(0.01, 60.0));
     let mut world = world::World::new(scenario, seed, every, tune);
+    // Counting everything afresh at every step is for small swarms in tests.
+    let peers: u32 = scenario.groups.iter().map(|g| g.count).sum();
+    world.thorough = cfg!(test) && peers <= 24 && scenario.chunks() <= 64;
     world.run()?;
     Ok(report::of(&world, bound))
 }
@@ -50,6 +53,7 @@ pub fn run_tuned(
 mod tests {
     use super::*;
     use crate::lab::scenario::{Group, Role, Slots, Span};
+    use crate::units::{ChunkIndex, Time};
 
     fn small(n: u32) -> Scenario {
         Scenario::uniform(8 << 20, 4e6, 2e6, 8e6, n)
@@ -155,6 +159,49 @@ mod tests {
         let mut scenario = small(12);
         scenario.slots = Slots::Fixed(2);
         assert_eq!(run(&scenario, 1).unwrap().finished, 12, "the invariant is checked at every unchoke");
+    }
+
+    /// Breaks something in the middle of a run, and says what the simulator says of it.
+    fn broken(slots: Slots, harm: impl Fn(&mut world::World)) -> String {
+        let scenario = Scenario { slots, ..small(6) };
+        let mut world = world::World::new(&scenario, 9, Duration::from_secs(1), &|_, _| ());
+        while world.now < Time::from_secs_f64(2.0) {
+            assert!(world.step(Time::MAX).unwrap());
+        }
+        harm(&mut world);
+        let error = world.run().unwrap_err().to_string();
+        assert!(error.contains("--seed 9") && error.contains("the last steps:"), "{error}");
+        assert!(error.lines().count() < 50, "the trace is short");
+        error
+    }
+
+    #[test]
+    fn what_is_broken_on_purpose_is_caught() {
+        let auto = |harm: fn(&mut world::World)| broken(Slots::Auto, harm);
+        // A chunk is written that nobody verified.
+        let unverified = auto(|w| {
+            let lacks = ChunkIndex::new(w.peers[3].have.next_unset(0)).unwrap();
+            w.peers[3].have.insert(lacks);
+        });
+        assert!(unverified.contains("were verified") || unverified.contains("which it has"), "{unverified}");
+        // Bytes vanish on their way.
+        let bytes = auto(|w| w.ledger.sent += 1);
+        assert!(bytes.contains("bytes are not conserved"), "{bytes}");
+        // A request is forgotten.
+        let request = auto(|w| {
+            let conn = w.peers.iter_mut().flat_map(|p| &mut p.conns).find(|c| !c.asked.is_empty());
+            conn.unwrap().asked.clear();
+        });
+        assert!(request.contains("did not ask for") || request.contains("requests are open"), "{request}");
+        // A chunk is sent to one that is choked.
+        let choked = auto(|w| w.peers[0].conns.iter_mut().for_each(|c| c.choked = true));
+        assert!(choked.contains("while it chokes it"), "{choked}");
+        // More slots are open than there are.
+        let slots = broken(Slots::Fixed(2), |w| {
+            w.peers[0].conns.iter_mut().for_each(|c| c.choked = false);
+            w.check_open_slots(0);
+        });
+        assert!(slots.contains("of 2 upload slots open"), "{slots}");
     }
 
     #[test]

@@ -60,9 +60,13 @@ pub struct Peer {
     pub conns: Vec<Conn>,
     /// Their peers alone: what is searched for every message should lie close together.
     order: Vec<u32>,
+    /// Our requests that are not answered, over all connections.
+    pub open: u64,
     /// Connections being made.
     pub dialling: Vec<u32>,
     pub banned: Vec<u32>,
+    /// Who sent it bytes with a wrong hash.
+    pub bitten_by: Vec<u32>,
     pub have: Bitfield,
     pub walk: Walk,
     pub up: UpLink,
@@ -78,9 +82,12 @@ pub struct Peer {
 pub struct Tally {
     pub first_chunk: Option<Time>,
     pub finished: Option<Time>,
+    pub left: Option<Time>,
     pub up_bytes: u64,
     pub down_bytes: u64,
     pub late_bytes: u64,
+    /// Of these, what came while there were chunks that nobody was asked for.
+    pub early_late_bytes: u64,
     pub bad_bytes: u64,
     /// `down_bytes` when the first of those that serve had finished.
     pub at_first_finish: u64,
@@ -94,8 +101,10 @@ impl Peer {
             joined: false,
             conns: Vec::new(),
             order: Vec::new(),
+            open: 0,
             dialling: Vec::new(),
             banned: Vec::new(),
+            bitten_by: Vec::new(),
             have: Bitfield::new(),
             walk,
             up: UpLink::new(plan.up),
@@ -152,6 +161,19 @@ impl Peer {
         std::mem::take(&mut self.conns)
     }
 
+    /// Its own books, and those of its engine.
+    pub fn check(&self) -> Result<(), String> {
+        let open: usize = self.conns.iter().map(|c| c.asked.len()).sum();
+        if open as u64 != self.open {
+            return Err(format!("{open} requests are open, not {}", self.open));
+        }
+        let unchoked = self.conns.iter().filter(|c| !c.choked).count();
+        if unchoked as u64 > u64::from(self.engine.slots()) {
+            return Err(format!("{unchoked} of {} slots are open", self.engine.slots()));
+        }
+        if self.alive { self.engine.check_invariants() } else { Ok(()) }
+    }
+
     pub fn degree(&self) -> usize {
         self.conns.len() + self.dialling.len()
     }
@@ -163,7 +185,7 @@ impl Peer {
 
     /// Whether the swarm's time counts it: it wants everything and is there to the end.
     pub fn counts(&self) -> bool {
-        self.plan.role.fetches() && self.plan.leave_s.is_none()
+        self.plan.role.fetches() && self.plan.stays()
     }
 }
 

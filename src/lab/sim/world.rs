@@ -15,7 +15,7 @@ use crate::engine::config::{Config, Slots as EngineSlots};
 use crate::engine::event::{ContentEvent, PeerEvent, PeerKind};
 use crate::lab::report::Sample;
 use crate::lab::rng::Rng;
-use crate::lab::scenario::{PeerPlan, Scenario, Slots};
+use crate::lab::scenario::{PeerPlan, Role, Scenario, Slots};
 use crate::units::{ChunkIndex, ChunkRange, ContentKey, Time};
 
 /// The one content of the swarm.
@@ -26,6 +26,8 @@ const MISSED_PINGS: Duration = Duration::from_secs(10);
 const DISCOVERY: Duration = Duration::from_millis(500);
 /// Peers that a look-up or a greeting names.
 pub const NAMED: usize = 50;
+/// The invariants of the whole are looked at every so many events.
+const WHOLE: u64 = 1_000;
 /// Without a chunk for this long the swarm is over, or stuck.
 const PATIENCE: Duration = Duration::from_secs(900);
 
@@ -105,12 +107,17 @@ pub struct World<'a> {
     pub banned: BTreeSet<u32>,
     /// For each chunk, how many honest peers that are there hold it.
     pub copies: Vec<u32>,
+    /// The same of receivers that stay to the end, and how many chunks none of them holds.
+    kept: Vec<u32>,
+    unkept: u32,
     pub samples: Vec<Sample>,
     pub last_chunk: Time,
     pub first_finish: Option<Time>,
     /// Counted peers that have not finished.
     pub waiting: u32,
     pub events: u64,
+    /// Everything within an engine is counted afresh at each of its steps, not only what costs little.
+    pub thorough: bool,
     broken: Option<String>,
     next_conn: u32,
     checks: usize,
@@ -135,12 +142,15 @@ impl<'a> World<'a> {
             ledger: Ledger::default(),
             trace: Trace::default(),
             banned: BTreeSet::new(),
+            unkept: copies.len() as u32,
+            kept: copies.clone(),
             copies,
             samples: Vec::new(),
             last_chunk: Time::ZERO,
             first_finish: None,
             waiting: 0,
             events: 0,
+            thorough: false,
             broken: None,
             next_conn: 0,
             checks: 0,
@@ -183,27 +193,23 @@ impl<'a> World<'a> {
     /// Runs to the end: everybody counted has everything, or nothing more can come.
     pub fn run(&mut self) -> Result<(), SimError> {
         let end = Time::from_secs_f64(self.scenario.max_s.min(1e9));
-        while self.waiting > 0 {
-            let Some((at, event)) = self.calendar.pop() else { break };
-            if at > end {
-                break;
-            }
-            self.now = at;
-            self.events += 1;
-            let over = self.happen(event);
-            // Summing everything up costs as much as a few events a connection.
-            let often = 1000.max(self.peers.len() as u64 * 100);
-            if self.events.is_multiple_of(often) {
-                self.check_whole();
-            }
-            self.fail_if_broken()?;
-            if over {
-                break;
-            }
-        }
+        while self.waiting > 0 && self.step(end)? {}
         self.check_whole();
         self.sample();
         self.fail_if_broken()
+    }
+
+    /// The next event; false if there is none before `end`, or nothing more can come.
+    pub fn step(&mut self, end: Time) -> Result<bool, SimError> {
+        let Some((at, event)) = self.calendar.pop().filter(|(at, _)| *at <= end) else { return Ok(false) };
+        self.now = at;
+        self.events += 1;
+        let over = self.happen(event);
+        if self.events.is_multiple_of(WHOLE) {
+            self.check_whole();
+        }
+        self.fail_if_broken()?;
+        Ok(!over)
     }
 
     fn fail_if_broken(&mut self) -> Result<(), SimError> {
@@ -304,6 +310,8 @@ impl<'a> World<'a> {
             return;
         }
         p.alive = false;
+        p.tally.left = Some(self.now);
+        p.open = 0;
         let conns = p.disconnect_all();
         for c in conns {
             self.drop_line(i, c.id);
@@ -319,6 +327,37 @@ impl<'a> World<'a> {
                 self.copies[c.as_usize()] -= 1;
             }
         }
+    }
+
+    /// A receiver holds one more chunk; what is to leave once all have spread does so now.
+    pub fn count_copy(&mut self, i: u32, chunk: ChunkIndex) {
+        let plan = &self.peers[i as usize].plan;
+        let c = chunk.as_usize();
+        self.copies[c] += u32::from(plan.role.serves());
+        if !plan.role.serves() || !plan.stays() || plan.leave_after_complete.is_some() {
+            return;
+        }
+        self.kept[c] += 1;
+        if self.kept[c] == 1 {
+            self.unkept -= 1;
+            if self.unkept == 0 {
+                let leavers = self.here.iter().filter(|h| self.peers[**h as usize].plan.leave_when_spread);
+                for i in leavers {
+                    self.calendar.push(self.now, Event::Vanish(*i));
+                }
+            }
+        }
+    }
+
+    /// Pairs of a liar and a peer that got bad bytes from it and did not ban it.
+    pub fn unpunished(&self) -> u32 {
+        let unbanned = |p: &Peer| p.bitten_by.iter().filter(|l| !p.banned.contains(l)).count() as u32;
+        self.peers.iter().map(unbanned).sum()
+    }
+
+    /// Honest peers that somebody banned.
+    pub fn wronged(&self) -> u32 {
+        self.banned.iter().filter(|b| self.peers[**b as usize].plan.role != Role::Liar).count() as u32
     }
 
     fn on_wake(&mut self, i: u32) {
@@ -341,11 +380,18 @@ impl<'a> World<'a> {
         }
         let now = self.now;
         let p = &mut self.peers[i as usize];
+        let checked = match self.thorough {
+            true => p.engine.check_invariants().and(p.engine.check_step().map_err(str::to_owned)),
+            false => p.engine.check_step().map_err(str::to_owned),
+        };
         if let Some(at) = p.engine.poll_timeout()
             && p.wake.is_none_or(|w| at < w)
         {
             p.wake = Some(at.max(now));
             self.calendar.push(at.max(now), Event::Wake(i));
+        }
+        if let Err(what) = checked {
+            self.breach(format!("the engine of {i}: {what}"));
         }
     }
 
@@ -429,6 +475,7 @@ impl<'a> World<'a> {
         self.drop_line(at, c.id);
         self.ledger.answered += c.asked.len() as u64;
         let p = &mut self.peers[at as usize];
+        p.open -= c.asked.len() as u64;
         p.engine.handle_peer(self.now, p.names.key(peer), PeerEvent::Disconnected);
         self.flush(at);
     }
@@ -515,17 +562,16 @@ impl<'a> World<'a> {
         self.samples.push(Sample { s: self.now.as_secs_f64(), rarest, mean, finished, here, up_busy });
     }
 
-    /// What must hold over the whole swarm, and within one engine (each in turn).
+    /// What must hold over the whole swarm, and within one peer (each in turn).
     fn check_whole(&mut self) {
         let turn = self.checks % self.peers.len().max(1);
         self.checks += 1;
-        if let Some(Err(what)) = self.peers.get(turn).map(|p| p.engine.check_invariants()) {
-            self.breach(format!("the engine of {turn}: {what}"));
+        if let Some(Err(what)) = self.peers.get(turn).map(|p| p.check()) {
+            self.breach(format!("{what} at peer {turn}"));
         }
-        let mut open = 0;
-        let mut held = 0;
+        let (mut open, mut held) = (0, 0);
         for p in &self.peers {
-            open += p.conns.iter().map(|c| c.asked.len() as u64).sum::<u64>();
+            open += p.open;
             if p.plan.role.fetches() && p.joined {
                 held += self.bytes_of(&p.have);
             }
