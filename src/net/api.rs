@@ -10,6 +10,7 @@ use bytes::Bytes;
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{mpsc, oneshot};
 
+use super::bitswap;
 use crate::content::Hash;
 use crate::wire::exchange::Message;
 
@@ -58,6 +59,10 @@ pub enum Command {
     OpenLink {
         peer: PeerId,
     },
+    /// Have a Bitswap link with a connected peer; answered by [`Event::BitswapUp`] unless there is one.
+    OpenBitswap {
+        peer: PeerId,
+    },
     /// Add a bootstrap peer.
     Bootstrap {
         addr: Multiaddr,
@@ -81,6 +86,9 @@ pub struct PeerInfo {
     pub rtt_ms: Option<f64>,
     pub dialed: bool,
     pub security: String,
+    /// What it is spoken with for contents: `exchange`, `bitswap`, or nothing yet.
+    #[serde(default)]
+    pub link: String,
 }
 
 #[derive(Debug)]
@@ -123,6 +131,16 @@ pub enum Event {
     },
     LinkDown {
         peer: PeerId,
+        why: String,
+    },
+    /// Bitswap can be spoken: asked for by us, or because the peer began.
+    BitswapUp {
+        peer: PeerId,
+        link: bitswap::Link,
+    },
+    BitswapDown {
+        peer: PeerId,
+        link: u64,
         why: String,
     },
     Provider {
@@ -175,6 +193,8 @@ pub enum Inbound {
     Violation { peer: PeerId, link: u64, what: String },
     /// The link's streams ended.
     Closed { peer: PeerId, link: u64 },
+    /// Something of a Bitswap link, whose numbers are its own.
+    Bitswap(bitswap::News),
 }
 
 /// An inner node on its way.

@@ -16,7 +16,7 @@ use super::api::Inbound;
 use super::pool::BufPool;
 use super::records::Records;
 use super::scope::{Audience, Scoped};
-use super::{Limits, NetConfig, exchange, ip_limit};
+use super::{Limits, NetConfig, bitswap, exchange, ip_limit};
 
 pub const WAN_KAD: StreamProtocol = StreamProtocol::new("/ipfs/kad/1.0.0");
 pub const LAN_KAD: StreamProtocol = StreamProtocol::new("/ipfs/lan/kad/1.0.0");
@@ -39,7 +39,8 @@ pub struct Net {
     pub mdns: Toggle<Scoped<mdns::tokio::Behaviour>>,
     pub wan: Toggle<Kad>,
     pub lan: Toggle<Kad>,
-    pub exchange: exchange::Behaviour,
+    pub exchange: Toggle<exchange::Behaviour>,
+    pub bitswap: bitswap::Behaviour,
 }
 
 impl Net {
@@ -67,7 +68,8 @@ impl Net {
             mdns: (mdns && cfg.mdns).then(|| new_mdns(local)).flatten().into(),
             wan: wan.into(),
             lan: lan.into(),
-            exchange: exchange::Behaviour::new(inbound, pool),
+            exchange: cfg.exchange.then(|| exchange::Behaviour::new(inbound.clone(), pool.clone())).into(),
+            bitswap: bitswap::Behaviour::new(inbound, pool),
         }
     }
 }

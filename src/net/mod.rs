@@ -1,7 +1,8 @@
 //! The network: one libp2p `Swarm`, one task that owns it.
 //!
-//! [`start`] builds it and gives a [`NetHandle`]; [`api`] has what goes in and out. The exchange's
-//! bytes never pass the swarm's event loop: tasks of their own read and write them ([`exchange`]).
+//! [`start`] builds it and gives a [`NetHandle`]; [`api`] has what goes in and out. The exchange's and
+//! Bitswap's bytes never pass the swarm's event loop: tasks of their own read and write them ([`exchange`],
+//! [`bitswap`]).
 //!
 //! What the node must keep to:
 //! - Never wait on a [`api::Link`]'s senders (`try_send`): a link's writer itself waits to hand back
@@ -14,6 +15,7 @@
 
 pub mod api;
 mod behaviour;
+pub mod bitswap;
 mod bootstrap;
 mod dht;
 mod dial;
@@ -90,6 +92,8 @@ pub struct NetConfig {
     pub kad: bool,
     /// Addresses that the outside reaches us at: make us a server of the public DHT.
     pub external: Vec<Multiaddr>,
+    /// Speak the exchange. Off only where Bitswap alone is to be tested or measured.
+    pub exchange: bool,
     /// Noise before TLS whatever the CPU can do (for measurements).
     pub prefer_noise: bool,
     pub limits: Limits,
@@ -105,6 +109,7 @@ impl NetConfig {
             mdns: true,
             kad: true,
             external: Vec::new(),
+            exchange: true,
             prefer_noise: false,
             limits: Limits::default(),
         }

@@ -16,11 +16,10 @@ use super::api::{Command, Event, PeerInfo};
 use super::behaviour::{LAN_KAD, Net, NetEvent, WAN_KAD};
 use super::bootstrap::Bootstrap;
 use super::dht::Dht;
-use super::exchange;
 use super::scope::{Scope, scope_of};
 use super::swarm::split_peer;
 use super::transport::Secured;
-use super::{NetError, dial};
+use super::{NetError, bitswap, dial, exchange};
 
 /// Events that wait for the node before the swarm has to wait.
 const OUTBOX: usize = 512;
@@ -184,7 +183,12 @@ impl Task {
             Command::StopQuery { query } => self.stop_query(query),
             Command::Provide { hash } => self.provide(&hash),
             Command::StopProviding { hash } => self.stop_providing(&hash),
-            Command::OpenLink { peer } => self.swarm.behaviour_mut().exchange.open(peer),
+            Command::OpenLink { peer } => {
+                if let Some(exchange) = self.swarm.behaviour_mut().exchange.as_mut() {
+                    exchange.open(peer);
+                }
+            }
+            Command::OpenBitswap { peer } => self.swarm.behaviour_mut().bitswap.open(peer),
             Command::Bootstrap { addr } => match split_peer(&addr) {
                 (addr, Some(peer)) => {
                     self.bootstrap.add(peer, addr, Instant::now());
@@ -213,10 +217,23 @@ impl Task {
                 protocols: k.protocols.clone(),
                 rtt_ms: k.rtt.map(|r| r.as_secs_f64() * 1e3),
                 dialed: k.dialed,
+                link: self.link_with(peer).into(),
                 security: if quic { "quic" } else { self.secured.of(peer).unwrap_or("") }.into(),
             }
         };
         all.into_iter().map(info).collect()
+    }
+
+    /// What a peer is spoken with.
+    fn link_with(&self, peer: &PeerId) -> &'static str {
+        let net = self.swarm.behaviour();
+        if net.exchange.as_ref().is_some_and(|e| e.is_linked(peer)) {
+            "exchange"
+        } else if net.bitswap.is_linked(peer) {
+            "bitswap"
+        } else {
+            ""
+        }
     }
 
     /// Ours, the farthest-reaching first; loopback ones only if there are no others.
@@ -291,6 +308,12 @@ impl Task {
             NetEvent::Exchange(exchange::Event::Down { peer, why }) => {
                 self.tell(Event::LinkDown { peer, why });
             }
+            NetEvent::Bitswap(bitswap::Event::Up { peer, link, announced }) => {
+                self.outbox.push_back((Event::BitswapUp { peer, link }, Some(announced)));
+            }
+            NetEvent::Bitswap(bitswap::Event::Down { peer, link, why }) => {
+                self.tell(Event::BitswapDown { peer, link, why });
+            }
             NetEvent::Ping(ping::Event { peer, result, .. }) => match result {
                 Ok(rtt) => {
                     if let Some(k) = self.known.get_mut(&peer) {
@@ -326,8 +349,10 @@ impl Task {
             .collect();
         addrs.dedup();
         let has = |p: &str| info.protocols.iter().any(|q| q.as_ref() == p);
-        let exchange = has(exchange::PROTOCOL.as_ref());
-        let bitswap = info.protocols.iter().any(|p| p.as_ref().starts_with("/ipfs/bitswap"));
+        // What we do not speak ourselves is as good as not spoken.
+        let ours = self.swarm.behaviour().exchange.is_enabled();
+        let exchange = ours && has(exchange::PROTOCOL.as_ref());
+        let bitswap = bitswap::PROTOCOLS.iter().any(|(p, _)| has(p.as_ref()));
         let (wan, lan) = (has(WAN_KAD.as_ref()), has(LAN_KAD.as_ref()));
         k.addrs.clone_from(&addrs);
         k.agent = info.agent_version.chars().filter(|c| !c.is_control()).take(128).collect();

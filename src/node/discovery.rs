@@ -44,14 +44,20 @@ impl Driver {
                 let (key, p) = self.peers.entry(peer);
                 p.connected = false;
                 self.link_lost(key, None);
+                self.bitswap_lost(key, None);
             }
             Event::DialFailed { peer, error } => self.dial_failed(peer, &error),
-            Event::Identified { peer, exchange, addrs, .. } => {
+            Event::Identified { peer, exchange, bitswap, addrs } => {
                 let fetching = self.fetching();
                 let (key, p) = self.peers.entry(peer);
                 p.learn(addrs);
+                p.bitswap_only = bitswap && !exchange;
                 if exchange && fetching {
                     p.candidate = true;
+                    self.link_up(key);
+                } else if p.bitswap_only {
+                    // One that was named as a source may have been tried by the exchange already.
+                    self.link_lost(key, None);
                     self.link_up(key);
                 }
                 self.introduce(key);
@@ -62,6 +68,9 @@ impl Driver {
             }
             Event::LinkUp { peer, link } => {
                 let (key, p) = self.peers.entry(peer);
+                if p.bitswap_only {
+                    return; // our streams came to be before the peer refused them
+                }
                 p.connected = true;
                 p.choked = true;
                 if p.link.replace(link).is_some() {
@@ -69,6 +78,7 @@ impl Driver {
                     self.engine.handle_peer(now, key, PeerEvent::Disconnected);
                 }
                 self.recall(key, &peer);
+                self.bitswap_replaced(key);
                 self.engine.handle_peer(
                     now,
                     key,
@@ -80,6 +90,12 @@ impl Driver {
                 tracing::debug!("link with {peer} is down: {why}");
                 let key = self.peers.key(peer);
                 self.link_lost(key, None);
+            }
+            Event::BitswapUp { peer, link } => self.bitswap_up(peer, link),
+            Event::BitswapDown { peer, link, why } => {
+                tracing::debug!("bitswap with {peer} is over: {why}");
+                let key = self.peers.key(peer);
+                self.bitswap_lost(key, Some(link));
             }
             Event::Provider { query, peer, addrs } => {
                 if peer == self.own_id {
@@ -167,14 +183,19 @@ impl Driver {
     fn link_up(&mut self, key: PeerKey) {
         let (Some(peer), Some(p)) = (self.peers.id(key), self.peers.get(key)) else { return };
         if p.connected && p.link.is_none() && self.fetching() {
-            self.command(Command::OpenLink { peer });
+            let bitswap = p.bitswap_only;
+            self.command(if bitswap { Command::OpenBitswap { peer } } else { Command::OpenLink { peer } });
         }
     }
 
     /// A fetch begins: whoever is connected already may have it.
     pub(super) fn link_up_with_connected(&mut self) {
-        let keys: Vec<PeerKey> =
-            self.peers.iter().filter(|(_, _, p)| p.connected && p.candidate).map(|(k, _, _)| k).collect();
+        let keys: Vec<PeerKey> = self
+            .peers
+            .iter()
+            .filter(|(_, _, p)| p.connected && (p.candidate || p.bitswap_only))
+            .map(|(k, _, _)| k)
+            .collect();
         for key in keys {
             self.link_up(key);
         }

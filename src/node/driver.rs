@@ -140,6 +140,8 @@ pub(super) enum Slow {
     Checkpointed(Result<(), StoreError>),
     Finished { key: ContentKey, result: Result<(PathBuf, u64), StoreError>, seed: bool },
     Part { root: Cid, part: Option<super::parts::Part> },
+    Specs(super::bitswap::Specs),
+    Looked(super::bitswap::Looked),
     Withdrawn { key: ContentKey, have: crate::bitfield::Bitfield },
     Kept { result: Result<(), StoreError>, ids: BTreeSet<PeerId> },
 }
@@ -182,6 +184,7 @@ pub struct Driver {
     pub(super) looking: super::parts::Looking,
     pub(super) limits: Limits,
     pub(super) book: Book,
+    pub(super) bitswap: super::bitswap::Bitswap,
     pub(super) slow_tx: mpsc::Sender<Slow>,
     pub(super) down: Counter,
     pub(super) up: Counter,
@@ -229,6 +232,7 @@ impl Driver {
             looking: Default::default(),
             limits: w.limits,
             book: w.book,
+            bitswap: Default::default(),
             slow_tx,
             down: Counter::default(),
             up: Counter::default(),
@@ -336,6 +340,7 @@ impl Driver {
                 if let Some(c) = self.contents.get_mut(key) {
                     c.seeding = false;
                 }
+                self.bitswap_serves_anew();
                 let _ = reply.send(());
             }
             Call::Forget { key, reply } => {
@@ -406,6 +411,8 @@ impl Driver {
             Slow::Finished { key, result, seed } => self.fetch_finished(key, result, seed),
             Slow::Part { root, part } => self.part_found(root, part),
             Slow::Kept { result, ids } => self.kept(result, ids),
+            Slow::Specs(read) => self.specs_read(read),
+            Slow::Looked(looked) => self.looked(looked),
             Slow::Withdrawn { key, have } => {
                 let Some(content) = self.contents.get(key) else { return };
                 let gone: Vec<ChunkRange> =
@@ -424,6 +431,7 @@ impl Driver {
             content.up.tick(now);
         }
         self.tell_progress();
+        self.bitswap_tick();
         self.retry_commands();
         self.keep_accounts();
         let since = now.since(self.last_checkpoint);
@@ -455,6 +463,7 @@ impl Driver {
             }
         }
         self.engine.handle_store(now, StoreResult::Stored { content: key, chunk, from });
+        self.bitswap_news();
         self.provide(key);
     }
 
@@ -512,6 +521,8 @@ impl Driver {
 
     pub(super) fn deactivate(&mut self, key: ContentKey) {
         let now = self.clock.now();
+        self.bitswap_forgets(key);
+        self.bitswap_serves_anew();
         let Some(content) = self.contents.get_mut(key) else { return };
         if std::mem::take(&mut content.active) {
             self.engine.handle_content(now, key, ContentEvent::Removed);
@@ -535,6 +546,7 @@ impl Driver {
                 let mut content = Content::of(info, have);
                 content.seeding = true;
                 self.contents.insert(info.key, content);
+                self.bitswap_serves_anew();
                 self.provide(info.key);
             }
             Err(e) => tracing::error!("cannot serve {}: {e}", info.root),

@@ -56,6 +56,7 @@ impl Driver {
                 self.faulty(key, Fault::Malformed);
                 self.link_lost(key, Some(link));
             }
+            Inbound::Bitswap(news) => self.on_bitswap(news),
             Inbound::Closed { peer, link } => {
                 if let Some(key) = self.peers.known(&peer) {
                     self.link_lost(key, Some(link));
@@ -271,12 +272,25 @@ impl Driver {
         block_lens: Vec<u32>,
         body: Vec<u8>,
     ) {
-        let now = self.clock.now();
-        let bytes = body.len() as u64;
         let Some((content, _)) = self.contents.of_root(&root) else {
             // A content that was removed or paused a moment ago: nobody's fault.
             return self.buffers.put(body);
         };
+        self.take_chunk(from, peer, content, chunk, block_lens, body);
+    }
+
+    /// A chunk has come: if it is of use, to the threads that verify and write it.
+    pub(super) fn take_chunk(
+        &mut self,
+        from: PeerKey,
+        peer: PeerId,
+        content: ContentKey,
+        chunk: ChunkIndex,
+        block_lens: Vec<u32>,
+        body: Vec<u8>,
+    ) {
+        let now = self.clock.now();
+        let bytes = body.len() as u64;
         match self.engine.handle_chunk(now, from, content, chunk, bytes) {
             Arrival::Wanted => {
                 self.down.total += bytes;

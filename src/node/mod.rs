@@ -5,6 +5,7 @@
 
 mod actions;
 pub mod api;
+mod bitswap;
 mod clock;
 pub mod config;
 mod contents;

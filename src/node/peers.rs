@@ -16,7 +16,10 @@ const MAX_ADDRS: usize = 8;
 
 #[derive(Debug, Default)]
 pub struct Peer {
+    /// The exchange.
     pub link: Option<Link>,
+    /// Identify said that it speaks Bitswap and not the exchange.
+    pub bitswap_only: bool,
     pub connected: bool,
     /// The address of the connection, as the other end is seen.
     pub remote: Option<Multiaddr>,

@@ -1,5 +1,6 @@
 //! What is said on the wire: messages, their caps, and the frames they travel in. Pure.
 
+pub mod bitswap;
 pub mod exchange;
 pub mod frame;
 mod have;
@@ -9,6 +10,12 @@ mod scan;
 mod proto {
     #![allow(clippy::all, missing_docs)]
     include!(concat!(env!("OUT_DIR"), "/dunlin.exchange.rs"));
+}
+
+/// What `prost` made of `proto/bitswap.proto`, as unchecked.
+mod bitswap_proto {
+    #![allow(clippy::all, missing_docs)]
+    include!(concat!(env!("OUT_DIR"), "/bitswap.pb.rs"));
 }
 
 /// What may be wrong with bytes from a peer (all but [`WireError::TooLong`] on the way out are the
