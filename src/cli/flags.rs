@@ -63,6 +63,9 @@ pub struct NodeFlags {
     /// Do not look for nodes on the local network.
     #[arg(long)]
     pub no_mdns: bool,
+    /// Speak Bitswap alone, also with other dunlin nodes (for tests and measurements).
+    #[arg(long, hide = true)]
+    pub no_exchange: bool,
 }
 
 impl NodeFlags {
@@ -74,6 +77,7 @@ impl NodeFlags {
             (self.no_bootstrap, "--no-bootstrap"),
             (self.network.is_some(), "--network"),
             (self.no_mdns, "--no-mdns"),
+            (self.no_exchange, "--no-exchange"),
         ]
         .into_iter()
         .find_map(|(given, name)| given.then_some(name))

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Engine;
 use super::config::Config;
-use super::event::{Action, Arrival, Fault, Refusal};
+use super::event::{Action, Arrival, Fault, PeerKind, Refusal};
 use super::picker::State;
 use super::state::Peer;
 use crate::units::{CHUNK_LEN, ChunkIndex, ContentKey, PeerKey, Time};
@@ -293,10 +293,15 @@ impl Engine {
         let now = self.now;
         let Some(p) = self.peers.get_mut(&peer) else { return };
         let (rate, rtt) = (p.down_rate.per_second(now), p.rtt_or_zero());
-        // Servers answer in order, except a seed that puts off what it sent before.
-        let passed: Vec<(ContentKey, u32)> =
-            p.pipeline.asks[..i].iter().filter(|a| !a.cancelled).map(|a| (a.content, a.chunk)).collect();
-        for j in 0..i {
+        // Servers answer in order, except a seed that puts off what it sent before. (Bitswap's have many workers,
+        // and answer in whatever order these get done.)
+        let ordered = if p.kind == PeerKind::Exchange { i } else { 0 };
+        let passed: Vec<(ContentKey, u32)> = p.pipeline.asks[..ordered]
+            .iter()
+            .filter(|a| !a.cancelled)
+            .map(|a| (a.content, a.chunk))
+            .collect();
+        for j in 0..ordered {
             p.pipeline.overtake(j);
         }
         let ask = p.pipeline.remove(i);

@@ -60,6 +60,8 @@ pub struct NodeConfig {
     pub mdns: bool,
     /// After so long without progress a fetch says why.
     pub stuck_after: Duration,
+    /// Speak the exchange. Off only to test and measure Bitswap between dunlin nodes; no file sets it.
+    pub exchange: bool,
     /// False: no network at all (`add`, `list`, `verify`, `rm` without a daemon).
     pub network: bool,
     /// [`AMINO`], or a network of its own.
@@ -210,6 +212,7 @@ impl Config {
             peers: self.network.peers.iter().map(|a| a.0.clone()).collect(),
             mdns: self.network.mdns,
             stuck_after: Duration::from_secs(self.network.stuck_after.into()),
+            exchange: true,
             network,
             network_name: self.network.name.0.clone(),
             upload: self.limits.upload.0,

@@ -103,6 +103,7 @@ impl NodeHandle {
         let mut net_config = NetConfig::new(keypair, cfg.listen.clone());
         net_config.bootstrap = cfg.bootstrap.clone();
         net_config.mdns = cfg.mdns;
+        net_config.exchange = cfg.exchange;
         net_config.limits.connections = cfg.max_connections;
         let net = match net::start(net_config.clone(), events_tx.clone(), inbound_tx.clone()).await {
             Err(NetError::Listen { addr, why }) if cfg.any_port => {

@@ -19,8 +19,11 @@ use super::super::driver::{Driver, Slow};
 
 /// A peer that has not said by then whether it has a root has it not (1.1 and 1.0 cannot say so).
 const ROOT_PATIENCE: Duration = Duration::from_secs(10);
+/// Wants that one peer has from us. It forgets what is beyond its own limit of 1,024 without a word, which may
+/// count some that we have cancelled.
+const MAX_OUT: usize = 768;
 /// Cancelled blocks that may still come, remembered of one peer.
-const MAX_LATE: usize = 1_024;
+const MAX_LATE: usize = 4_096;
 /// Blocks that came instead of a HAVE, kept of one peer until they are asked for.
 const MAX_EARLY: usize = 32;
 
@@ -48,6 +51,8 @@ enum Use {
 struct Asked {
     cid: Cid,
     uses: Vec<Use>,
+    /// The peer has been told.
+    out: bool,
 }
 
 /// Inner nodes that the engine asked for and will hear of in one go.
@@ -63,6 +68,9 @@ struct Batch {
 pub struct Client {
     roots: BTreeMap<ContentKey, Root>,
     asked: HashMap<Hash, Asked>,
+    /// How many of them the peer has been told; those that it will be, in their order.
+    out: usize,
+    backlog: VecDeque<Hash>,
     /// By which name each chunk is asked for.
     chunks: BTreeMap<Chunk, Hash>,
     /// Chunks whose names are being looked up.
@@ -72,7 +80,7 @@ pub struct Client {
     batches: BTreeMap<ContentKey, Batch>,
     /// Contents of which it lacked something.
     partial: BTreeSet<ContentKey>,
-    late: VecDeque<Hash>,
+    late: Late,
     early: Vec<(Hash, Vec<u8>)>,
     /// Counts down: what is asked for first comes first.
     priority: i32,
@@ -83,16 +91,38 @@ impl Client {
         !self.asked.is_empty() || self.roots.values().any(|r| *r != Root::Lacks)
     }
 
-    /// Wants a block for something; an entry if it has to be asked for.
-    fn want(&mut self, cid: Cid, what: Use) -> Option<Entry> {
-        let asked = self.asked.entry(*cid.hash()).or_insert_with(|| Asked { cid, uses: Vec::new() });
-        let fresh = asked.uses.is_empty();
+    /// Wants a block for something, as soon as the peer may have one more want.
+    fn want(&mut self, cid: Cid, what: Use) {
+        let asked =
+            self.asked.entry(*cid.hash()).or_insert_with(|| Asked { cid, uses: Vec::new(), out: false });
+        if asked.uses.is_empty() {
+            self.backlog.push_back(*cid.hash());
+        }
         if !asked.uses.contains(&what) {
             asked.uses.push(what);
         }
-        self.priority = self.priority.wrapping_sub(1) & i32::MAX;
-        let priority = self.priority;
-        fresh.then_some(Entry { cid, ask: Ask::Block, priority, dont_have: true })
+    }
+
+    /// What the peer is to be told by now.
+    fn next_wants(&mut self) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        while self.out < MAX_OUT
+            && let Some(hash) = self.backlog.pop_front()
+        {
+            let Some(asked) = self.asked.get_mut(&hash).filter(|a| !a.out) else { continue };
+            asked.out = true;
+            self.out += 1;
+            self.priority = self.priority.wrapping_sub(1) & i32::MAX;
+            entries.push(Entry { cid: asked.cid, ask: Ask::Block, priority: self.priority, dont_have: true });
+        }
+        entries
+    }
+
+    /// A want is over.
+    fn take(&mut self, hash: &Hash) -> Option<Asked> {
+        let asked = self.asked.remove(hash)?;
+        self.out -= usize::from(asked.out);
+        Some(asked)
     }
 
     /// Wants it for that no more; an entry if the peer has to be told.
@@ -102,22 +132,11 @@ impl Client {
         if !asked.uses.is_empty() {
             return None;
         }
-        let cid = self.asked.remove(hash)?.cid;
-        self.remember(*hash);
-        Some(cancel(cid))
-    }
-
-    /// It may still come, and nobody is to blame then.
-    fn remember(&mut self, hash: Hash) {
-        if self.late.len() >= MAX_LATE {
-            self.late.pop_front();
+        let Asked { cid, out, .. } = self.take(hash)?;
+        if out {
+            self.late.remember(*hash);
         }
-        self.late.push_back(hash);
-    }
-
-    fn forgive(&mut self, hash: &Hash) -> bool {
-        let at = self.late.iter().position(|h| h == hash);
-        at.map(|at| self.late.remove(at)).is_some()
+        out.then(|| cancel(cid))
     }
 
     /// Takes back all that was asked for a chunk.
@@ -130,6 +149,35 @@ impl Client {
             entries.extend(parts.iter().filter_map(|hash| self.unwant(hash, Use::Part(chunk))));
         }
         entries
+    }
+}
+
+/// Blocks that are wanted no more and may still come: nobody is to blame for those.
+#[derive(Default)]
+struct Late {
+    counts: HashMap<Hash, u32>,
+    order: VecDeque<Hash>,
+}
+
+impl Late {
+    fn remember(&mut self, hash: Hash) {
+        if self.order.len() >= MAX_LATE
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.forgive(&oldest);
+        }
+        *self.counts.entry(hash).or_default() += 1;
+        self.order.push_back(hash);
+    }
+
+    /// One of them came. (Its place in the order stays, and goes with the oldest.)
+    fn forgive(&mut self, hash: &Hash) -> bool {
+        let Some(count) = self.counts.get_mut(hash) else { return false };
+        *count -= 1;
+        if *count == 0 {
+            self.counts.remove(hash);
+        }
+        true
     }
 }
 
@@ -264,8 +312,7 @@ impl Driver {
 
     pub(in super::super) fn specs_read(&mut self, read: Specs) {
         let Specs { peer, content, specs } = read;
-        let (mut entries, mut early) = (Vec::new(), Vec::new());
-        let mut failed = None;
+        let (mut early, mut failed) = (Vec::new(), None);
         let Some(client) = self.client(peer) else { return };
         for (chunk, spec) in specs {
             // Cancelled meanwhile.
@@ -276,21 +323,15 @@ impl Driver {
                 Ok(spec) => {
                     let hash = *spec.cid.hash();
                     client.chunks.insert((content, chunk), hash);
-                    let entry = client.want(spec.cid, Use::Chunk((content, chunk)));
-                    match client.early.iter().position(|(h, _)| *h == hash) {
-                        Some(at) => early.push((spec.cid, client.early.swap_remove(at).1)),
-                        None => entries.extend(entry),
+                    client.want(spec.cid, Use::Chunk((content, chunk)));
+                    if let Some(at) = client.early.iter().position(|(h, _)| *h == hash) {
+                        early.push((spec.cid, client.early.swap_remove(at).1));
                     }
                 }
                 Err(e) => failed = Some(e),
             }
         }
-        self.say_entries(peer, entries);
-        if let Some(id) = self.peers.id(peer) {
-            for (cid, body) in early {
-                self.block_arrived(peer, id, cid, body);
-            }
-        }
+        self.take_early(peer, early);
         if let Some(e) = failed {
             self.store_failed(content, &e);
         }
@@ -329,34 +370,40 @@ impl Driver {
         let batch = client.batches.entry(content).or_default();
         (batch.got, batch.lacking) = Default::default();
         batch.open.extend(nodes.iter().map(|(id, cid)| (*cid, *id)));
-        let (mut entries, mut early) = (Vec::new(), Vec::new());
+        let mut early = Vec::new();
         for (_, cid) in nodes {
-            let entry = client.want(cid, Use::Node(content));
-            match client.early.iter().position(|(h, _)| h == cid.hash()) {
-                Some(at) => early.push((cid, client.early.swap_remove(at).1)),
-                // Asked before and unanswered for long: said again, as that does no harm.
-                None => entries.push(entry.unwrap_or(Entry {
-                    cid,
-                    ask: Ask::Block,
-                    priority: i32::MAX,
-                    dont_have: true,
-                })),
+            if client.asked.get(cid.hash()).is_some_and(|a| a.out) {
+                // Asked for before, and unanswered for long: said again, as that does no harm.
+                client.take(cid.hash());
+            }
+            client.want(cid, Use::Node(content));
+            if let Some(at) = client.early.iter().position(|(h, _)| h == cid.hash()) {
+                early.push((cid, client.early.swap_remove(at).1));
             }
         }
-        self.say_entries(peer, entries);
-        if let Some(id) = self.peers.id(peer) {
-            for (cid, body) in early {
-                self.block_arrived(peer, id, cid, body);
-            }
-        }
+        self.take_early(peer, early);
         self.mind_connection(peer);
+    }
+
+    /// Blocks that came before they were asked for; then the rest is asked for.
+    fn take_early(&mut self, peer: PeerKey, early: Vec<(Cid, Vec<u8>)>) {
+        if let Some(id) = self.peers.id(peer) {
+            early.into_iter().for_each(|(cid, body)| self.block_arrived(peer, id, cid, body));
+        }
+        self.say_wants(peer);
+    }
+
+    /// Tells the peer what it may be told by now.
+    pub(super) fn say_wants(&mut self, peer: PeerKey) {
+        let entries = self.client(peer).map(Client::next_wants).unwrap_or_default();
+        self.say_entries(peer, entries);
     }
 
     /// A block, by the name that its bytes have.
     pub(super) fn block_arrived(&mut self, from: PeerKey, peer: PeerId, named: Cid, body: Vec<u8>) {
         let hash = *named.hash();
         let Some(client) = self.client(from) else { return self.buffers.put(body) };
-        if let Some(Asked { cid, uses }) = client.asked.remove(&hash) {
+        if let Some(Asked { cid, uses, .. }) = client.take(&hash) {
             let mut body = Some(body);
             for (left, what) in (0..uses.len()).rev().zip(uses) {
                 let body = if left == 0 { body.take() } else { body.clone() };
@@ -373,7 +420,7 @@ impl Driver {
             }
             return roots.into_iter().for_each(|content| self.has_root(from, content));
         }
-        if client.forgive(&hash) {
+        if client.late.forgive(&hash) {
             self.bitswap.late_bytes += body.len() as u64;
             return self.buffers.put(body);
         }
@@ -421,8 +468,7 @@ impl Driver {
             Assembled::Missing(cids) if fits => {
                 let cids: Vec<Cid> = cids.into_iter().filter(|cid| !is_inline(cid)).collect();
                 parts.extend(cids.iter().map(|cid| *cid.hash()));
-                let entries = cids.into_iter().filter_map(|cid| client.want(cid, Use::Part(chunk))).collect();
-                self.say_entries(from, entries);
+                cids.into_iter().for_each(|cid| client.want(cid, Use::Part(chunk)));
             }
             Assembled::Whole { body, block_lens } => {
                 client.assemblies.remove(&chunk);
@@ -441,9 +487,9 @@ impl Driver {
     /// The peer has not got a block that it was asked for.
     fn block_lacking(&mut self, peer: PeerKey, hash: &Hash) {
         let Some(client) = self.client(peer) else { return };
-        let Some(Asked { cid, uses }) = client.asked.remove(hash) else { return };
+        let Some(Asked { cid, uses, .. }) = client.take(hash) else { return };
         // It would send the block once it has it, when somebody else has long been asked.
-        client.remember(*hash);
+        client.late.remember(*hash);
         let mut entries = vec![cancel(cid)];
         for what in &uses {
             if let Use::Chunk(chunk) | Use::Part(chunk) = what {
@@ -491,7 +537,7 @@ impl Driver {
         let mut entries = Vec::new();
         if client.roots.remove(&content).is_some() {
             entries.extend(root.map(cancel));
-            root.iter().for_each(|cid| client.remember(*cid.hash()));
+            root.iter().for_each(|cid| client.late.remember(*cid.hash()));
         }
         client.looking.retain(|(k, _)| *k != content);
         client.partial.remove(&content);

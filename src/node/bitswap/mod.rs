@@ -127,6 +127,7 @@ impl Driver {
             }
             What::Closed => self.bitswap_lost(key, Some(link)),
         }
+        self.say_wants(key);
         self.mind_connection(key);
     }
 
