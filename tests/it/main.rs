@@ -4,6 +4,7 @@
 //! [`support::home::LONG`]. What is random follows from a seed that is printed.
 
 mod attach;
+mod bitswap;
 mod changed;
 mod cli;
 mod disk_full;

@@ -11,6 +11,7 @@ use crate::content::assembly::{Assembled, Assembly, is_inline};
 use crate::content::chunk::ChunkSpec;
 use crate::content::{Cid, Hash};
 use crate::engine::event::{Fault, NodeId, PeerEvent, Refusal};
+use crate::net::api::Command;
 use crate::store::StoreError;
 use crate::units::{ChunkIndex, ChunkRange, ContentKey, PeerKey, Time};
 use crate::wire::bitswap::{Ask, Entry};
@@ -229,6 +230,16 @@ impl Driver {
     /// Supply is short: those that lacked the root, or parts, may have them by now.
     pub(in super::super) fn ask_bitswap_again(&mut self, content: ContentKey) {
         let now = self.clock.now();
+        // A link that broke is made again.
+        let unlinked: Vec<PeerId> = self
+            .peers
+            .iter()
+            .filter(|(k, _, p)| p.connected && p.bitswap_only && !self.bitswap.sessions.contains_key(k))
+            .map(|(_, id, _)| id)
+            .collect();
+        for peer in unlinked {
+            self.command(Command::OpenBitswap { peer });
+        }
         let peers: Vec<PeerKey> = self.bitswap.sessions.keys().copied().collect();
         for peer in peers.into_iter().filter(|p| self.by_bitswap(*p)).collect::<Vec<_>>() {
             let Some(client) = self.client(peer) else { continue };

@@ -41,6 +41,13 @@ pub struct Bitswap {
     pub(super) late_bytes: u64,
 }
 
+impl Bitswap {
+    /// Who is spoken with.
+    pub(super) fn peers(&self) -> impl Iterator<Item = PeerKey> + '_ {
+        self.sessions.keys().copied()
+    }
+}
+
 impl Session {
     /// Either side waits for something.
     fn is_busy(&self) -> bool {
@@ -61,7 +68,9 @@ impl Driver {
             self.engine.handle_peer(now, key, PeerEvent::Disconnected);
         }
         if !exchange {
+            self.recall(key, &peer);
             self.engine.handle_peer(now, key, PeerEvent::Connected { kind: PeerKind::Bitswap, rtt: None });
+            self.limit_peer(key);
         }
     }
 
@@ -72,6 +81,7 @@ impl Driver {
         if id.is_some_and(|id| session.link.id != id) {
             return;
         }
+        self.enter(key);
         self.bitswap.sessions.remove(&key);
         if self.peers.get(key).is_none_or(|p| p.link.is_none()) {
             self.forget_membership(key);
