@@ -58,6 +58,7 @@ impl Driver {
                 } else if p.bitswap_only {
                     // One that was named as a source may have been tried by the exchange already.
                     self.link_lost(key, None);
+                    self.bitswap_resumes(key);
                     self.link_up(key);
                 }
                 self.introduce(key);

@@ -47,8 +47,8 @@ fn wants_in_hex() {
     let entries = vec![want(a_cid(0xaa), Ask::Have), want(a_cid(0xbb), Ask::Cancel)];
     let m = Message { entries, full: true, ..Message::default() };
     let bytes = [
-        "5c",          // 92 bytes follow
-        "0a 5a",       // field 1 (wantlist), 90 bytes
+        "5e",          // 94 bytes follow
+        "0a 5c",       // field 1 (wantlist), 92 bytes
         "0a 2c",       // field 1 (entries), 44 bytes
         "0a 24",       // field 1 (block), 36 bytes
         "01 55 12 20", // CIDv1, raw, sha2-256, 32 bytes
@@ -56,7 +56,7 @@ fn wants_in_hex() {
         "10 01", // field 2 (priority) = 1
         "20 01", // field 4 (want_type) = HAVE
         "28 01", // field 5 (send_dont_have)
-        "0a 28", // field 1 (entries), 40 bytes
+        "0a 2a", // field 1 (entries), 42 bytes
         "0a 24 01551220",
         &"bb".repeat(32),
         "10 01 18 01", // priority = 1, field 3 (cancel)

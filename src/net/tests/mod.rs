@@ -1,5 +1,6 @@
 //! Real sockets on 127.0.0.1. Waits have generous deadlines and end as soon as the thing has happened.
 
+mod bitswap;
 mod dht;
 mod exchange;
 mod hostile;

@@ -97,6 +97,18 @@ impl Driver {
         }
     }
 
+    /// The exchange was tried with a peer that does not speak it, and the engine has heard that it is gone; but
+    /// it is not, if there is a session.
+    pub(super) fn bitswap_resumes(&mut self, key: PeerKey) {
+        let now = self.clock.now();
+        let Some(id) = self.peers.id(key) else { return };
+        if self.by_bitswap(key) && self.engine.peer(now, key).is_none() {
+            self.recall(key, &id);
+            self.engine.handle_peer(now, key, PeerEvent::Connected { kind: PeerKind::Bitswap, rtt: None });
+            self.limit_peer(key);
+        }
+    }
+
     pub(super) fn on_bitswap(&mut self, news: News) {
         let News { peer, link, what } = news;
         let now = self.clock.now();

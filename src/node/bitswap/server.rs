@@ -24,8 +24,9 @@ use super::lookup::Found;
 
 /// Chunks of one peer that the engine has as requests. Below its own limit of requests a peer.
 const MAX_ENGAGED: usize = 64;
-/// Bytes of inner nodes under way to one peer.
+/// Bytes of inner nodes under way to one peer, and what each counts for at least.
 const MAX_NODE_BYTES: u64 = 1 << 20;
+const LEAST_NODE_BYTES: u64 = 4 << 10;
 
 type Chunk = (ContentKey, ChunkIndex);
 
@@ -39,8 +40,6 @@ enum State {
     Absent,
     /// Here: that block of a chunk. It waits for its turn, or the engine has it.
     Found(Chunk, u32),
-    /// An inner node that is on its way.
-    Leaving,
 }
 
 #[derive(Debug)]
@@ -246,18 +245,21 @@ impl Driver {
                     server.later.push(cid);
                 }
                 Found::Node(node) => {
-                    let bytes = node.len() as u64;
+                    // However small they are, there are not many at a time.
+                    let bytes = (node.len() as u64).max(LEAST_NODE_BYTES);
                     if server.node_bytes > 0 && server.node_bytes + bytes > MAX_NODE_BYTES {
                         want.state = State::Unknown;
                         server.later.push(cid);
                         continue;
                     }
                     let block = Block { cid, range: 0..node.len(), body: node.to_vec(), chunk: None, bytes };
-                    want.state = State::Leaving;
                     if link.blocks.try_send(block).is_ok() {
                         server.node_bytes += bytes;
+                        server.wants.remove(&cid);
+                    } else {
+                        want.state = State::Unknown;
+                        server.later.push(cid);
                     }
-                    server.wants.remove(&cid);
                 }
             }
         }
