@@ -251,10 +251,9 @@ fn what_is_wanted_before_it_is_here_is_sent_when_it_comes() {
 #[test]
 fn what_does_not_seed_is_not_told_of() {
     let scene = Scene::new(19);
-    let b = Home::new();
+    let (b, cid) = (Home::new(), scene.dag.root.to_string());
+    b.start(&args!["get", &cid, "-o", b.join("copy"), "--peer", address(&scene.line)]).wait().ok();
     let (_daemon, line) = b.daemon(&[]);
-    let cid = scene.dag.root.to_string();
-    b.ok(&args!["get", &cid, "-o", b.join("copy"), "--peer", address(&scene.line)]);
     let cids = [scene.dag.root, scene.chunks()[0]];
     let got = ask(&address(&line), V1_2, wants(&cids, Ask::Block), |got| got.presences.len() == 2);
     assert!(got.blocks.is_empty() && got.presences.values().all(|have| !have), "{:?}", got.presences);
