@@ -166,6 +166,25 @@ fn a_peer_that_puts_a_request_off_loses_it_to_one_that_has_the_chunk() {
 }
 
 #[test]
+fn the_order_of_a_bitswap_peers_answers_says_nothing() {
+    let mut one = One::leech(20);
+    one.peer(1, PeerEvent::Connected { kind: PeerKind::Bitswap, rtt: None });
+    one.peer(1, PeerEvent::Joined { content: K, have: Bitfield::new(), complete: true });
+    for _ in 0..3 {
+        one.pass(50);
+        let c = one.e.peers[&PeerKey(1)].pipeline.asks[0].chunk;
+        one.deliver(1, c);
+        one.store(1, c);
+    }
+    let asks: Vec<u32> = one.e.peers[&PeerKey(1)].pipeline.asks.iter().map(|a| a.chunk).collect();
+    one.connect(2);
+    one.peer(2, PeerEvent::Unchoked);
+    one.peer(2, PeerEvent::Joined { content: K, have: [ix(asks[0])].into_iter().collect(), complete: false });
+    one.deliver(1, asks[1]);
+    assert!(!one.said.iter().any(|a| matches!(a, Action::Cancel { .. })), "{:?}", one.said);
+}
+
+#[test]
 fn the_endgame_asks_a_second_peer_and_cancels_at_the_loser() {
     let mut one = One::leech(12);
     one.source(1);
