@@ -2,7 +2,7 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let schemas = protox::compile(["proto/exchange.proto"], ["proto"])?;
+    let schemas = protox::compile(["proto/exchange.proto", "proto/kad.proto"], ["proto"])?;
     prost_build::Config::new().bytes([".dunlin.exchange.Node.data"]).compile_fds(schemas)?;
     Ok(())
 }

@@ -85,6 +85,9 @@ fn apply(flags: &NodeFlags, config: &mut Config) {
     if !flags.listen.is_empty() {
         network.listen.clone_from(&flags.listen);
     }
+    if !flags.external.is_empty() {
+        network.external.clone_from(&flags.external);
+    }
     if let Some(name) = &flags.network {
         // A file's bootstrap peers belong to the network that the file names.
         if network.name != *name {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{mpsc, oneshot};
 
+use super::dht::{FindEvent, ProvideStatus, Provided};
 use crate::content::Hash;
 use crate::wire::exchange::Message;
 
@@ -47,12 +48,29 @@ pub enum Command {
     StopQuery {
         query: QueryId,
     },
-    /// Be a provider of this from now on (announced at once, and again in time).
+    /// Be a provider of these from now on (told at once, and again in time).
     Provide {
-        hash: Hash,
+        hashes: Vec<Hash>,
     },
     StopProviding {
+        hashes: Vec<Hash>,
+    },
+    /// The same look-up, watched: its progress too. It ends when the receiver is dropped.
+    Find {
         hash: Hash,
+        reply: mpsc::Sender<FindEvent>,
+    },
+    /// Tell the closest servers of both DHTs now, and with `verify` ask them back. A reply that is
+    /// dropped: there is no such DHT, or no address of ours that it could be told.
+    ProvideOnce {
+        hash: Hash,
+        verify: bool,
+        wan: oneshot::Sender<Provided>,
+        lan: oneshot::Sender<Provided>,
+    },
+    /// How the providing stands, in the public DHT and in the local one.
+    Providing {
+        reply: oneshot::Sender<[ProvideStatus; 2]>,
     },
     /// Open the exchange with a connected peer (its streams; answered by [`Event::LinkUp`]).
     OpenLink {

@@ -13,16 +13,16 @@
 //!   be why: any byte received in that time is a sign of life.
 
 pub mod api;
+mod ask;
 mod behaviour;
 mod bootstrap;
-mod dht;
+pub mod dht;
 mod dial;
 pub mod exchange;
 pub mod identity;
 mod ip_limit;
 mod pool;
-mod providers;
-mod records;
+mod reach;
 mod scope;
 mod swarm;
 mod task;
@@ -71,7 +71,7 @@ impl Default for Limits {
             pending_outbound: 64,
             memory: None,
             buffers: 64,
-            foreign_records: 16_384,
+            foreign_records: 65_536,
             dial_timeout: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(30),
         }
@@ -90,6 +90,8 @@ pub struct NetConfig {
     pub kad: bool,
     /// Addresses that the outside reaches us at: make us a server of the public DHT.
     pub external: Vec<Multiaddr>,
+    /// Where the DHT's state is kept, if it is.
+    pub state_dir: Option<PathBuf>,
     /// Noise before TLS whatever the CPU can do (for measurements).
     pub prefer_noise: bool,
     pub limits: Limits,
@@ -105,6 +107,7 @@ impl NetConfig {
             mdns: true,
             kad: true,
             external: Vec::new(),
+            state_dir: None,
             prefer_noise: false,
             limits: Limits::default(),
         }

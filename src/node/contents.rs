@@ -122,6 +122,8 @@ pub struct Content {
     /// It is a part of other contents: where each of its chunks is.
     pub parts: Option<Arc<Parts>>,
     pub provided: bool,
+    /// What the DHT was told of beside the root.
+    pub blocks: Option<Arc<[crate::content::Hash]>>,
     /// Who is in its swarm, as far as told.
     pub members: BTreeSet<PeerKey>,
     /// Bytes of chunks taken and given since the start.
@@ -147,6 +149,7 @@ impl Content {
             first_nodes: None,
             parts: None,
             provided: false,
+            blocks: None,
             members: BTreeSet::new(),
             down: Counter::default(),
             up: Counter::default(),

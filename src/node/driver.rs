@@ -39,6 +39,8 @@ const CHECKPOINT_BYTES: u64 = 256 << 20;
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// A checkpoint takes at most one part in so many of the time, on a disk that is slow to sync.
 const CHECKPOINT_SHARE: u32 = 4;
+/// How long the network task may take to end.
+const NET_STOP: Duration = Duration::from_secs(5);
 /// Messages taken from one channel before the engine's answers are carried out.
 const BATCH: usize = 64;
 
@@ -84,6 +86,11 @@ pub enum Call {
     WaitNodes {
         key: ContentKey,
         reply: oneshot::Sender<()>,
+    },
+    /// How a content is told to the DHT from now on.
+    Provide {
+        root: Cid,
+        mode: super::config::Providing,
     },
     View {
         reply: oneshot::Sender<View>,
@@ -139,6 +146,7 @@ pub(super) enum Slow {
     FirstNodes { key: ContentKey, nodes: Vec<(Cid, bytes::Bytes)> },
     Checkpointed(Result<(), StoreError>),
     Finished { key: ContentKey, result: Result<(PathBuf, u64), StoreError>, seed: bool },
+    Blocks { key: ContentKey, hashes: Vec<crate::content::Hash> },
     Part { root: Cid, part: Option<super::parts::Part> },
     Withdrawn { key: ContentKey, have: crate::bitfield::Bitfield },
     Kept { result: Result<(), StoreError>, ids: BTreeSet<PeerId> },
@@ -154,6 +162,8 @@ pub struct Wiring {
     pub own_id: PeerId,
     /// Asked first by every fetch.
     pub peers: Vec<Multiaddr>,
+    /// What the DHT is told of contents that say nothing else.
+    pub providing: super::config::Providing,
     pub limits: Limits,
     pub book: Book,
     /// After so long without progress a fetch says why.
@@ -180,6 +190,7 @@ pub struct Driver {
     pub(super) requests: BTreeMap<u32, ContentKey>,
     pub(super) node_waiters: Vec<(ContentKey, oneshot::Sender<()>)>,
     pub(super) looking: super::parts::Looking,
+    pub(super) modes: super::providing::Modes,
     pub(super) limits: Limits,
     pub(super) book: Book,
     pub(super) slow_tx: mpsc::Sender<Slow>,
@@ -207,6 +218,7 @@ impl Driver {
         let (done_tx, done) = mpsc::channel(workers::RESULTS);
         let (slow_tx, slow) = mpsc::channel(64);
         let clock = Clock::start();
+        let modes = super::providing::Modes::new(w.providing, &*store);
         let driver = Driver {
             clock,
             engine: Engine::new(config, seed),
@@ -227,6 +239,7 @@ impl Driver {
             requests: BTreeMap::new(),
             node_waiters: Vec::new(),
             looking: Default::default(),
+            modes,
             limits: w.limits,
             book: w.book,
             slow_tx,
@@ -311,6 +324,8 @@ impl Driver {
         let drained = async { while input.done.recv().await.is_some() {} };
         let _ = tokio::join!(stopped, drained);
         let _ = self.net.send(Command::Shutdown).await;
+        // It keeps what it knows of the DHT; a disk that takes longer than that is not waited for.
+        let _ = tokio::time::timeout(NET_STOP, self.net.closed()).await;
         let store = self.store;
         let last = move || store.checkpoint().and(book.write(&*store));
         match tokio::task::spawn_blocking(last).await {
@@ -350,6 +365,7 @@ impl Driver {
                 _ => drop(reply.send(())),
             },
             Call::WaitNodes { key, reply } => self.node_waiters.push((key, reply)),
+            Call::Provide { root, mode } => self.set_providing(root, mode),
             Call::View { reply } => drop(reply.send(self.view())),
             Call::Limits(limits) => self.on_limits(*limits),
             Call::Accounts { reply } => drop(reply.send(self.accounts())),
@@ -404,6 +420,7 @@ impl Driver {
                 }
             }
             Slow::Finished { key, result, seed } => self.fetch_finished(key, result, seed),
+            Slow::Blocks { key, hashes } => self.blocks_listed(key, hashes),
             Slow::Part { root, part } => self.part_found(root, part),
             Slow::Kept { result, ids } => self.kept(result, ids),
             Slow::Withdrawn { key, have } => {
@@ -518,11 +535,7 @@ impl Driver {
         }
         content.members.clear();
         content.fetch = None;
-        let content_is_whole = content.parts.is_none();
-        let (provided, hash) = (std::mem::take(&mut content.provided), *content.root.hash());
-        if provided && content_is_whole {
-            self.command(Command::StopProviding { hash });
-        }
+        self.stop_providing(key);
     }
 
     fn serve(&mut self, info: &ContentInfo) {
@@ -538,16 +551,6 @@ impl Driver {
                 self.provide(info.key);
             }
             Err(e) => tracing::error!("cannot serve {}: {e}", info.root),
-        }
-    }
-
-    /// Announces the content once there is something to serve.
-    pub(super) fn provide(&mut self, key: ContentKey) {
-        let Some(content) = self.contents.get_mut(key) else { return };
-        if !content.provided && !content.have.is_empty() {
-            content.provided = true;
-            let hash = *content.root.hash();
-            self.command(Command::Provide { hash });
         }
     }
 

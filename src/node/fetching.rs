@@ -210,6 +210,7 @@ impl Driver {
             let _ = w.reply.send(Ok(shared.clone()));
         }
         content.seeding = seed;
+        self.provide_blocks(key);
     }
 
     /// The fetch cannot go on; what it has stays for the next try.

@@ -127,6 +127,7 @@ impl Content {
             parts: Some(parts),
             // The content that it is a part of is what the network is told of.
             provided: true,
+            blocks: None,
             members: BTreeSet::new(),
             down: Default::default(),
             up: Default::default(),

@@ -3,12 +3,20 @@
 pub mod exchange;
 pub mod frame;
 mod have;
+pub mod ipns;
+pub mod kad;
 mod scan;
 
 /// What `prost` made of `proto/exchange.proto`. Unchecked; nobody outside this module sees it.
 mod proto {
     #![allow(clippy::all, missing_docs)]
     include!(concat!(env!("OUT_DIR"), "/dunlin.exchange.rs"));
+}
+
+/// The same of `proto/kad.proto`.
+mod kad_proto {
+    #![allow(clippy::all, missing_docs)]
+    include!(concat!(env!("OUT_DIR"), "/dunlin.kad.rs"));
 }
 
 /// What may be wrong with bytes from a peer (all but [`WireError::TooLong`] on the way out are the

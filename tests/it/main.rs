@@ -18,3 +18,4 @@ mod stuck;
 mod support;
 mod transfer;
 mod vectors;
+mod wan;

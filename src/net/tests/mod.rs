@@ -3,6 +3,7 @@
 mod dht;
 mod exchange;
 mod hostile;
+mod hostile_dht;
 mod transport;
 
 use std::time::Duration;
