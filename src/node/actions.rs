@@ -1,7 +1,7 @@
 //! What the engine says, carried out: messages to peers, reads, look-ups.
 
 use crate::content::Cid;
-use crate::engine::event::{Action, ContentEvent, Refusal};
+use crate::engine::event::{Action, ContentEvent, PeerEvent, Refusal};
 use crate::net::api::{Command, Outgoing};
 use crate::units::{ChunkIndex, ChunkRange, ContentKey, PeerKey};
 use crate::wire::exchange::{MAX_CIDS, MAX_INDICES, MAX_UPDATE_RUNS, Message, Update, Why};
@@ -133,8 +133,14 @@ impl Driver {
         let (Some(fetch), root) = (&c.fetch, c.root) else { return };
         let cids: Vec<Cid> = nodes.iter().filter_map(|&id| fetch.wanted.cid(id)).collect();
         let gone: Vec<_> = nodes.iter().copied().filter(|&id| fetch.wanted.cid(id).is_none()).collect();
+        let now = self.clock.now();
+        if cids.is_empty() {
+            // All of them came by another way meanwhile. Nothing is asked, so nothing will be answered: the
+            // engine must not wait for this peer.
+            let held = PeerEvent::Nodes { content, got: gone, lacking: Vec::new() };
+            return self.engine.handle_peer(now, peer, held);
+        }
         if !gone.is_empty() {
-            let now = self.clock.now();
             self.engine.handle_content(now, content, ContentEvent::NodesHeld(gone));
         }
         for part in cids.chunks(MAX_CIDS as usize) {

@@ -223,13 +223,14 @@ impl Driver {
         if let Some(c) = self.contents.get_mut(content) {
             c.members.insert(from);
         }
+        // First, so that the engine does not ask for what is here.
+        if !nodes.is_empty() {
+            self.nodes_arrived(content, from, nodes, None);
+        }
         let choke = if choked { PeerEvent::Choked } else { PeerEvent::Unchoked };
         self.engine.handle_peer(now, from, choke);
         self.engine.handle_peer(now, from, PeerEvent::Joined { content, have, complete });
         self.engine.handle_peer(now, from, PeerEvent::Interested { content, interested });
-        if !nodes.is_empty() {
-            self.nodes_arrived(content, from, nodes, None);
-        }
         self.peers_told(from, peers, false);
     }
 

@@ -353,6 +353,31 @@ fn nodes_are_asked_in_batches_and_elsewhere_when_one_lacks_them() {
 }
 
 #[test]
+fn nodes_that_did_not_fit_an_answer_are_asked_for_again_at_once() {
+    let mut one = One::leech(1);
+    let nodes = |a: u32, b: u32| (a..b).map(NodeId).collect::<Vec<_>>();
+    one.source(1);
+    one.content(K, ContentEvent::NodesWanted(nodes(0, 40)));
+    let said = one.peer(1, PeerEvent::Nodes { content: K, got: nodes(0, 30), lacking: Vec::new() });
+    let again = |a: &Action| matches!(a, Action::RequestNodes { nodes: n, .. } if *n == nodes(30, 40));
+    assert!(has(said, again), "the only peer has no room for all of them in one answer: {said:?}");
+    let said = one.peer(1, PeerEvent::Nodes { content: K, got: Vec::new(), lacking: Vec::new() });
+    assert!(!has(said, again), "one that sends nothing is not asked over and over: {said:?}");
+}
+
+#[test]
+fn a_peer_whose_request_for_nodes_became_void_is_asked_for_the_next() {
+    // The first answer to a join brings nodes that are just being asked for.
+    let mut one = One::leech(1);
+    let nodes = |a: u32, b: u32| (a..b).map(NodeId).collect::<Vec<_>>();
+    one.content(K, ContentEvent::NodesWanted(nodes(0, 1)));
+    one.source(1);
+    one.peer(1, PeerEvent::Nodes { content: K, got: nodes(0, 1), lacking: Vec::new() });
+    let said = one.content(K, ContentEvent::NodesWanted(nodes(1, 48)));
+    assert!(has(said, |a| matches!(a, Action::RequestNodes { .. })), "{said:?}");
+}
+
+#[test]
 fn a_clock_that_goes_back_stands_still_and_timers_go_on() {
     let mut one = One::leech(10);
     one.source(1);
