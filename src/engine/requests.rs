@@ -24,6 +24,8 @@ const SLACK: Duration = Duration::from_millis(100);
 /// Silence that is tolerated: at least, at most, and before anything was measured.
 const PATIENCE: (Duration, Duration, Duration) =
     (Duration::from_secs(2), Duration::from_secs(60), Duration::from_secs(10));
+/// Bytes a second of an unfinished chunk above which a peer is slow, and not one that only pretends to send.
+const SLOW: u64 = 1_000;
 /// A peer that timed out is asked again after this long at the latest.
 const SULK: Duration = Duration::from_secs(30);
 /// Requests that were cancelled, or overtaken by later ones, and are not answered: more of them and the
@@ -444,7 +446,8 @@ impl Engine {
                 self.refill = true;
             }
             let Some(oldest) = line.asks.iter().find(|a| !a.cancelled).map(|a| a.at) else { continue };
-            let snubbed = now.since(line.chunk_at.max(oldest)) > self.cfg.snub_after;
+            let without = now.since(line.chunk_at.max(oldest));
+            let snubbed = without > self.cfg.snub_after && line.early < SLOW * without.as_secs();
             if snubbed || now.since(line.life.max(oldest)) > line.patience() {
                 line.snubbed |= snubbed;
                 line.backoff += 1;

@@ -24,6 +24,7 @@ mod pool;
 mod providers;
 mod records;
 mod scope;
+pub mod signed;
 mod swarm;
 mod task;
 #[cfg(test)]

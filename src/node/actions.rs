@@ -26,7 +26,7 @@ impl Driver {
             Action::Leave { peer, content } => {
                 self.update(peer, content, |u| u.leaving = true);
                 if let Some(c) = self.contents.get_mut(content) {
-                    c.members.remove(&peer);
+                    c.left(peer);
                 }
             }
             Action::Request { peer, content, chunks } => {
@@ -58,11 +58,7 @@ impl Driver {
             Action::Interested { peer, content, interested } => {
                 self.update(peer, content, |u| u.interested = Some(interested));
             }
-            Action::AskPeers { peer, content } => {
-                let Some(root) = self.root(content) else { return };
-                self.next_request = self.next_request.wrapping_add(1).max(1);
-                self.say(peer, Message::GetPeers { request: self.next_request, root });
-            }
+            Action::AskPeers { peer, content } => self.ask_peers(peer, content),
             Action::FindPeers { content } => self.find_peers(content),
             Action::Ban { peer, fault } => {
                 let Some(id) = self.peers.id(peer) else { return };
@@ -108,6 +104,8 @@ impl Driver {
     }
 
     fn say_join(&mut self, peer: PeerKey, content: ContentKey) {
+        let Some(root) = self.root(content) else { return };
+        self.say_where(peer, root);
         let Some(c) = self.contents.get(content) else { return };
         let complete =
             c.complete || (c.fetch.as_ref().is_some_and(|f| f.manifest_done) && c.have.len() == c.chunks);

@@ -14,6 +14,7 @@ use crate::store::ContentInfo;
 use crate::units::{ChunkIndex, ContentKey, PeerKey, Time};
 
 use super::api::{Failure, Progress, Shared};
+use super::pex::Told;
 
 /// Inner nodes that are asked for and not here yet, per content.
 const MAX_WANTED_NODES: usize = 4_096;
@@ -111,6 +112,8 @@ pub struct Content {
     pub provided: bool,
     /// Who is in its swarm, as far as told.
     pub members: BTreeSet<PeerKey>,
+    /// What each of them has been told of the others.
+    pub(super) told: BTreeMap<PeerKey, Told>,
     /// Bytes of chunks taken and given since the start.
     pub down: Counter,
     pub up: Counter,
@@ -134,10 +137,25 @@ impl Content {
             parts: None,
             provided: false,
             members: BTreeSet::new(),
+            told: BTreeMap::new(),
             down: Counter::default(),
             up: Counter::default(),
             watchers: Vec::new(),
         }
+    }
+}
+
+impl Content {
+    /// A peer is in its swarm no more.
+    pub fn left(&mut self, peer: PeerKey) {
+        self.members.remove(&peer);
+        self.told.remove(&peer);
+    }
+
+    /// Nobody is.
+    pub fn all_left(&mut self) {
+        self.members.clear();
+        self.told.clear();
     }
 }
 

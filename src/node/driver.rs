@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use libp2p::identity::Keypair;
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -29,6 +30,7 @@ use super::contents::{Content, Contents, Counter, Waiter};
 use super::ledger::Book;
 use super::limits::Limits;
 use super::peers::PeerTable;
+use super::pex::Pex;
 use super::walk::Walked;
 use super::workers::{self, Done, Pool, ReadJob, WriteJob, Written};
 
@@ -155,6 +157,8 @@ pub struct Wiring {
     pub peers: Vec<Multiaddr>,
     pub limits: Limits,
     pub book: Book,
+    /// What our own peer record is signed with.
+    pub key: Keypair,
 }
 
 pub struct Driver {
@@ -178,6 +182,7 @@ pub struct Driver {
     pub(super) looking: super::parts::Looking,
     pub(super) limits: Limits,
     pub(super) book: Book,
+    pub(super) pex: Pex,
     pub(super) slow_tx: mpsc::Sender<Slow>,
     pub(super) down: Counter,
     pub(super) up: Counter,
@@ -224,6 +229,7 @@ impl Driver {
             looking: Default::default(),
             limits: w.limits,
             book: w.book,
+            pex: Pex::new(w.key),
             slow_tx,
             down: Counter::default(),
             up: Counter::default(),
@@ -421,6 +427,7 @@ impl Driver {
         self.tell_progress();
         self.retry_commands();
         self.keep_accounts();
+        self.follow_more();
         let every = CHECKPOINT_EVERY.max(self.checkpoint_took * CHECKPOINT_SHARE);
         let due = now.since(self.last_checkpoint) >= every || self.dirty_bytes >= CHECKPOINT_BYTES;
         if self.dirty_bytes > 0 && due && !self.checkpointing {
@@ -512,7 +519,7 @@ impl Driver {
         if std::mem::take(&mut content.active) {
             self.engine.handle_content(now, key, ContentEvent::Removed);
         }
-        content.members.clear();
+        content.all_left();
         content.fetch = None;
         let content_is_whole = content.parts.is_none();
         let (provided, hash) = (std::mem::take(&mut content.provided), *content.root.hash());

@@ -65,6 +65,7 @@ impl Driver {
         let first = self.first_peers.clone();
         self.add_candidates(first);
         self.link_up_with_connected();
+        self.try_again();
         self.walk_on(key);
     }
 
@@ -225,7 +226,7 @@ impl Driver {
         for w in fetch.waiters {
             let _ = w.reply.send(Err(failure.clone()));
         }
-        content.members.clear();
+        content.all_left();
         if std::mem::take(&mut content.active) {
             self.engine.handle_content(now, key, ContentEvent::Removed);
         }
@@ -343,5 +344,6 @@ impl Driver {
         self.command(Command::FindProviders { query, hash });
         let first = self.first_peers.clone();
         self.add_candidates(first);
+        self.try_again();
     }
 }

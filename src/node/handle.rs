@@ -100,7 +100,7 @@ impl NodeHandle {
         }
         let (events_tx, events) = mpsc::channel(EVENTS);
         let (inbound_tx, inbound) = mpsc::channel(INBOUND);
-        let mut net_config = NetConfig::new(keypair, cfg.listen.clone());
+        let mut net_config = NetConfig::new(keypair.clone(), cfg.listen.clone());
         net_config.bootstrap = cfg.bootstrap.clone();
         net_config.mdns = cfg.mdns;
         net_config.limits.connections = cfg.max_connections;
@@ -127,6 +127,7 @@ impl NodeHandle {
             peers: cfg.peers.clone(),
             limits: limits.clone(),
             book,
+            key: keypair,
         };
         let (driver, inputs) =
             Driver::new(store.clone(), engine_config(&limits), seed(), wiring).map_err(failed)?;

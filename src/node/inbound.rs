@@ -115,11 +115,8 @@ impl Driver {
                 }
             }
             Message::Update(update) => self.on_update(from, update),
-            Message::GetPeers { request, root } => {
-                let added = self.contents.of_root(&root).map(|(c, _)| self.told(c, from)).unwrap_or_default();
-                self.say(from, Message::Peers { request, root, added, dropped: Vec::new() });
-            }
-            Message::Peers { request, added, .. } => self.peers_told(from, added, request == 0),
+            Message::GetPeers { request, root } => self.answer_peers(from, request, root),
+            Message::Peers { request, added, dropped, .. } => self.peers_told(from, request, added, dropped),
             Message::NoChunk { root, index, why } => {
                 if let Some((content, _)) = self.contents.of_root(&root) {
                     let why = match why {
@@ -186,7 +183,10 @@ impl Driver {
     fn joined(&mut self, key: ContentKey, to: PeerKey, nodes: Vec<(Cid, Bytes)>) {
         // The engine's own answer to the join (an unchoke, say) goes into the reply where it can.
         self.carry_out();
-        let peers = self.told(key, to);
+        if let Some(root) = self.contents.get(key).map(|c| c.root) {
+            self.say_where(to, root);
+        }
+        let (peers, _) = self.news(key, to);
         let choked = self.peers.get(to).is_none_or(|p| p.choked);
         let Some(c) = self.contents.get(key) else { return };
         let complete = c.fetch.as_ref().is_none_or(|f| f.manifest_done) && c.have.len() == c.chunks;
@@ -230,7 +230,7 @@ impl Driver {
         if !nodes.is_empty() {
             self.nodes_arrived(content, from, nodes, None);
         }
-        self.peers_told(from, peers, false);
+        self.take_records(from, peers, false);
     }
 
     fn on_update(&mut self, from: PeerKey, update: Update) {
@@ -257,7 +257,7 @@ impl Driver {
         if update.leaving {
             say(PeerEvent::Left { content });
             if let Some(c) = self.contents.get_mut(content) {
-                c.members.remove(&from);
+                c.left(from);
             }
         }
     }

@@ -5,6 +5,7 @@
 
 mod actions;
 pub mod api;
+mod budget;
 mod clock;
 pub mod config;
 mod contents;
@@ -18,6 +19,7 @@ mod limits;
 pub mod lock;
 mod parts;
 mod peers;
+mod pex;
 mod reading;
 mod walk;
 mod workers;

@@ -127,6 +127,7 @@ impl Content {
             // The content that it is a part of is what the network is told of.
             provided: true,
             members: BTreeSet::new(),
+            told: BTreeMap::new(),
             down: Default::default(),
             up: Default::default(),
             watchers: Vec::new(),

@@ -14,6 +14,7 @@ mod kill;
 mod layering;
 mod ledger;
 mod limits;
+mod pex;
 mod support;
 mod transfer;
 mod vectors;
