@@ -9,6 +9,7 @@
 //! | [`content`] | CIDs, chunker, dag-pb, UnixFS, HAMT, manifest | yes |
 //! | [`wire`] | the exchange's messages | yes |
 //! | [`engine`] | the swarm engine: a state machine without I/O | yes |
+//! | [`dht`] | look-ups in a Kademlia DHT, and when to tell it what we provide | yes |
 //! | [`store`] | contents in place, the index, resume | |
 //! | [`net`] | libp2p: transports, discovery, the exchange's streams | |
 //! | [`node`] | engine, store and net wired together | |
@@ -20,6 +21,7 @@
 pub mod bitfield;
 pub mod cli;
 pub mod content;
+pub mod dht;
 pub mod engine;
 pub mod http;
 pub mod lab;

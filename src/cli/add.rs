@@ -11,6 +11,7 @@ use super::progress::Meter;
 use super::session::{Need, Session};
 use super::{Context, Interrupted, absolute, follow, human, utf8};
 use crate::node::api::{AddRequest, Failure, Shared};
+use crate::node::config::Providing;
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
@@ -40,6 +41,9 @@ pub struct ImportFlags {
     /// Include names that begin with a dot.
     #[arg(long)]
     pub hidden: bool,
+    /// What the DHT is told of it: roots, all (every block) or none [default: the setting's].
+    #[arg(long, value_name = "WHAT")]
+    pub provide: Option<Providing>,
     /// Record permission bits.
     #[arg(long)]
     pub preserve_mode: bool,
@@ -62,6 +66,7 @@ impl ImportFlags {
                 preserve_mode: self.preserve_mode,
                 preserve_mtime: self.preserve_mtime,
                 only_hash,
+                provide: self.provide.map(|p| p.to_string()),
             })
         };
         self.paths.iter().map(request).collect()

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::{add, cat, completions, get, limits, ls, pardon, peers, relocate, rm, share, verify};
+use super::{
+    add, cat, completions, find, get, limits, ls, pardon, peers, provide, relocate, rm, share, verify,
+};
 use crate::node::config::{ListenAddr, NetworkName, PeerAddr};
 
 /// Shares files with everybody who has their link, and fetches them from everybody who has them.
@@ -48,6 +50,9 @@ pub struct NodeFlags {
     /// Listen on this address instead of the configured ones (repeatable).
     #[arg(long, value_name = "MULTIADDR")]
     pub listen: Vec<ListenAddr>,
+    /// Others reach us at this address, such as a router's forwarded port (repeatable).
+    #[arg(long, value_name = "MULTIADDR")]
+    pub external: Vec<ListenAddr>,
     /// Enter the DHT by this peer instead of the network's own bootstrap peers (repeatable).
     #[arg(long, value_name = "MULTIADDR", conflicts_with = "no_bootstrap")]
     pub bootstrap: Vec<PeerAddr>,
@@ -63,6 +68,9 @@ pub struct NodeFlags {
     /// Do not look for nodes on the local network.
     #[arg(long)]
     pub no_mdns: bool,
+    /// Speak Bitswap alone, also with other dunlin nodes (for tests and measurements).
+    #[arg(long, hide = true)]
+    pub no_exchange: bool,
 }
 
 impl NodeFlags {
@@ -70,10 +78,12 @@ impl NodeFlags {
     pub fn first_of_start(&self) -> Option<&'static str> {
         [
             (!self.listen.is_empty(), "--listen"),
+            (!self.external.is_empty(), "--external"),
             (!self.bootstrap.is_empty(), "--bootstrap"),
             (self.no_bootstrap, "--no-bootstrap"),
             (self.network.is_some(), "--network"),
             (self.no_mdns, "--no-mdns"),
+            (self.no_exchange, "--no-exchange"),
         ]
         .into_iter()
         .find_map(|(given, name)| given.then_some(name))
@@ -99,6 +109,10 @@ pub enum Command {
     Cat(cat::CatArgs),
     /// List a linked folder without fetching its files.
     Ls(ls::LsArgs),
+    /// Show who provides a link's content, as they are found.
+    Find(find::FindArgs),
+    /// Tell the DHT now that we provide a content.
+    Provide(provide::ProvideArgs),
     /// List our own contents.
     List,
     /// Run the long-lived node that serves contents and other commands.
@@ -136,6 +150,8 @@ impl Command {
             Command::Get(args) => Some(&args.node),
             Command::Cat(args) => Some(&args.node),
             Command::Ls(args) => Some(&args.node),
+            Command::Find(args) => Some(&args.node),
+            Command::Provide(args) => Some(&args.node),
             Command::Daemon(args) | Command::Config(args) => Some(&args.node),
             _ => None,
         }

@@ -27,6 +27,8 @@ pub async fn result(context: &Context, lines: &mut Lines, mut meter: Meter) -> R
             Some(Ok(Line::Progress(progress))) => meter.update(&progress),
             Some(Ok(Line::Done(shared))) => return Ok(Outcome::Shared(shared)),
             Some(Ok(Line::Verified(verified))) => return Ok(Outcome::Verified(verified)),
+            // These belong to `find`, which reads its lines itself.
+            Some(Ok(Line::Finding(_) | Line::Found(_) | Line::FoundAll(_))) => {}
             Some(Ok(Line::Error(failure)) | Err(failure)) => return Err(failure.into()),
             None => bail!("the running node has ended; run the command again, what was done is kept"),
         }

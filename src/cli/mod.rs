@@ -21,6 +21,7 @@ mod completions;
 mod config;
 mod daemon;
 mod escape;
+mod find;
 mod flags;
 mod follow;
 mod get;
@@ -34,6 +35,7 @@ mod output;
 mod pardon;
 mod peers;
 mod progress;
+mod provide;
 mod relocate;
 mod resolve;
 mod rm;
@@ -107,6 +109,8 @@ async fn dispatch(command: Command, context: &Context) -> anyhow::Result<()> {
         Command::Get(args) => get::run(context, args).await,
         Command::Cat(args) => cat::run(context, args).await,
         Command::Ls(args) => ls::run(context, args).await,
+        Command::Find(args) => find::run(context, args).await,
+        Command::Provide(args) => provide::run(context, args).await,
         Command::List => list::run(context).await,
         Command::Daemon(_) => daemon::run(context).await,
         Command::Status => status::run(context).await,
@@ -277,6 +281,11 @@ mod tests {
             "-vv peers --config c.toml".into(),
             format!("cat {peer} --peer {peer}"),
             "ls LINK/path".into(),
+            format!("find LINK --json --data-dir d {node}"),
+            "provide LINK --verify --json".into(),
+            "add --provide all file".into(),
+            "share --provide none file".into(),
+            "daemon --external /ip4/1.2.3.4/tcp/1".into(),
             "list".into(),
             "id".into(),
             "rm x --delete-part".into(),

@@ -71,6 +71,43 @@ impl Drop for Meter {
     }
 }
 
+/// One line of text that changes, on a terminal; nothing elsewhere.
+pub struct Ticker(Option<ProgressBar>);
+
+impl Ticker {
+    pub fn new(out: Output) -> Ticker {
+        if out.mode != Mode::Human || !std::io::stderr().is_terminal() {
+            return Ticker(None);
+        }
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        bar.set_style(style(false));
+        Ticker(Some(bar))
+    }
+
+    pub fn say(&self, text: &str) {
+        if let Some(bar) = &self.0 {
+            bar.set_message(escape(text).into_owned());
+            bar.tick();
+        }
+    }
+
+    /// Does something that prints, with the line taken away meanwhile.
+    pub fn apart<T>(&self, work: impl FnOnce() -> T) -> T {
+        match &self.0 {
+            Some(bar) => bar.suspend(work),
+            None => work(),
+        }
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 fn style(bar: bool) -> ProgressStyle {
     let template = if bar { "{bar:24} {wide_msg}" } else { "{spinner} {wide_msg}" };
     ProgressStyle::with_template(template).expect("a constant template").progress_chars("=> ")

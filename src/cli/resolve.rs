@@ -21,6 +21,8 @@ pub struct Resolved {
     pub out: Output,
     /// `--peer`, which a running node can be handed too.
     pub peers: Vec<String>,
+    /// Speak the exchange, and not Bitswap alone.
+    pub exchange: bool,
     /// A flag that only a node of our own can obey.
     pub start_flag: Option<&'static str>,
 }
@@ -48,7 +50,8 @@ pub fn resolve(
         (false, false) => Mode::Human,
     };
     let start_flag = node.and_then(NodeFlags::first_of_start);
-    Ok(Resolved { data_dir, config, out: Output { mode }, peers, start_flag })
+    let exchange = node.is_none_or(|flags| !flags.no_exchange);
+    Ok(Resolved { data_dir, config, out: Output { mode }, peers, exchange, start_flag })
 }
 
 fn data_dir(flag: Option<&Path>, environment: Option<OsString>) -> Result<PathBuf, Failure> {
@@ -84,6 +87,9 @@ fn apply(flags: &NodeFlags, config: &mut Config) {
     let network = &mut config.network;
     if !flags.listen.is_empty() {
         network.listen.clone_from(&flags.listen);
+    }
+    if !flags.external.is_empty() {
+        network.external.clone_from(&flags.external);
     }
     if let Some(name) = &flags.network {
         // A file's bootstrap peers belong to the network that the file names.

@@ -176,6 +176,7 @@ async fn own(resolved: &Resolved, need: Need, data: DataDir) -> Result<Session> 
         .with_context(|| format!("cannot make the control socket in {}", data.path().display()))?;
     let network = need != Need::Store;
     let mut config = resolved.config.node(resolved.data_dir.clone(), network);
+    config.exchange = resolved.exchange;
     // A daemon is to be found where its settings say; a command in the foreground works beside it too.
     config.any_port = need == Need::Network && resolved.start_flag != Some("--listen");
     let node = NodeHandle::start(config).await?;

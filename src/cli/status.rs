@@ -7,6 +7,7 @@ use super::escape::escape;
 use super::human;
 use super::list::contents_table;
 use super::session::{Need, Session};
+use crate::net::dht::ProvideStatus;
 use crate::node::api::Status;
 
 pub async fn run(context: &Context) -> Result<()> {
@@ -37,6 +38,19 @@ fn running(status: &Status, session: &Session) -> &'static str {
     }
 }
 
+/// `server, 512 servers known, 3 provided (1 of them late)`.
+fn dht_line(dht: &ProvideStatus, unreachable: &str) -> String {
+    let role = if dht.server { "server" } else { "client" };
+    let provided = match dht {
+        _ if !dht.reachable => format!("nothing provided: {unreachable}"),
+        ProvideStatus { waiting: 0, late: 0, keys, .. } => format!("{keys} provided"),
+        ProvideStatus { keys, waiting, late, .. } => {
+            format!("{keys} provided ({waiting} not told yet, {late} late)")
+        }
+    };
+    format!("{role}, {} servers known, {provided}", dht.servers)
+}
+
 fn describe(status: &Status, session: &Session) -> String {
     let node = match running(status, session) {
         "daemon" => format!("a daemon, up {}", human::duration(status.uptime_s)),
@@ -56,6 +70,10 @@ fn describe(status: &Status, session: &Session) -> String {
         ] {
             out.push_str(&format!("{label} {} ({} in all)\n", human::rate(rate), human::bytes(all)));
         }
+    }
+    if let Some(dht) = status.dht {
+        out.push_str(&format!("public DHT {}\n", dht_line(&dht.wan, "not reachable from outside")));
+        out.push_str(&format!("local DHT  {}\n", dht_line(&dht.lan, "no address on a local network")));
     }
     if !status.contents.is_empty() {
         out.push('\n');

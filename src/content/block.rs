@@ -3,7 +3,7 @@
 use multihash::Multihash;
 use sha2::{Digest, Sha256, Sha384, Sha512};
 
-use super::{Cid, DAG_PB, IDENTITY, SHA2_256};
+use super::{Cid, DAG_PB, Hash, IDENTITY, SHA2_256};
 use crate::units::MAX_BLOCK_LEN;
 
 const SHA2_512: u64 = 0x13;
@@ -39,6 +39,17 @@ pub fn verify_block(cid: &Cid, bytes: &[u8]) -> Result<(), BlockFault> {
         _ => return Err(BlockFault::UnsupportedHash(*cid)),
     };
     if right { Ok(()) } else { Err(BlockFault::WrongHash(*cid)) }
+}
+
+/// The whole hash of a block's bytes by that code; `None` for a code that [`verify_block`] does not check either.
+pub fn hash_of(code: u64, bytes: &[u8]) -> Option<Hash> {
+    let wrap = |digest: &[u8]| Hash::wrap(code, digest).ok(); // at most 64 bytes
+    match code {
+        SHA2_256 => wrap(&Sha256::digest(bytes)),
+        SHA2_384 => wrap(&Sha384::digest(bytes)),
+        SHA2_512 => wrap(&Sha512::digest(bytes)),
+        _ => None,
+    }
 }
 
 /// The SHA2-256 CID of a block: CIDv0 where the profile asks for it and the codec allows it (dag-pb), else CIDv1.

@@ -9,10 +9,11 @@
 //! | [`block`] | a block's bytes against its CID |
 //! | [`dagpb`], [`unixfs`], [`hamt`] | the three formats of a UnixFS DAG |
 //! | [`profile`], [`builder`], [`dir`] | making DAGs as kubo makes them |
-//! | [`manifest`], [`chunk`] | the numbered chunks of a root, and one such chunk with its blocks |
+//! | [`manifest`], [`chunk`], [`assembly`] | the numbered chunks of a root, one such chunk with its blocks, and how it is put together |
 //! | [`reader`] | listing a folder, following a path |
 //! | [`names`] | names that are safe to become files |
 
+pub mod assembly;
 pub mod block;
 pub mod builder;
 pub mod chunk;

@@ -345,15 +345,16 @@ impl Engine {
         let keys: Vec<ContentKey> = self.contents.keys().copied().collect();
         for key in keys {
             let Some(c) = self.contents.get(&key) else { continue };
-            let (flush, ask, find) = (c.log.flush_at, c.pex.ask_at, c.pex.find_at);
+            let (flush, find) = (c.log.flush_at, c.pex.find_at);
             if now >= flush {
                 self.flush_haves(key);
             }
-            if now >= ask {
-                self.ask_round(key);
-            }
             if now >= find {
+                // Which may have the neighbours asked, too.
                 self.look_for_peers(key);
+            }
+            if self.contents.get(&key).is_some_and(|c| now >= c.pex.ask_at) {
+                self.ask_round(key);
             }
             let Some(c) = self.contents.get(&key) else { continue };
             self.due = self.due.min(c.log.flush_at).min(c.pex.ask_at).min(c.pex.find_at);

@@ -146,8 +146,11 @@ impl Engine {
         lacking: Vec<NodeId>,
     ) {
         let Some(content) = self.contents.get_mut(&key) else { return };
-        if let Some((_, asked)) = content.nodes.asked.get(&peer) {
-            // What it neither sent nor named is as good as lacking.
+        if got.is_empty()
+            && let Some((_, asked)) = content.nodes.asked.get(&peer)
+        {
+            // It sent nothing at all: what it did not name either is as good as lacking. One that sent some
+            // had no room for the rest, which is asked for again.
             let silent: Vec<NodeId> = asked.iter().filter(|n| !got.contains(n)).copied().collect();
             content.nodes.lacking(peer, silent);
         }

@@ -25,6 +25,7 @@ const FEW: usize = 4;
 pub(super) struct Pex {
     started: Time,
     pub ask_at: Time,
+    asked_at: Option<Time>,
     /// The neighbour that was asked last.
     turn: Option<PeerKey>,
     pub find_at: Time,
@@ -35,7 +36,15 @@ pub(super) struct Pex {
 impl Pex {
     pub fn new(now: Time) -> Pex {
         let ask_at = Time::MAX;
-        Pex { started: now, ask_at, turn: None, find_at: now, found_at: None, wait: SEARCH_MIN }
+        Pex {
+            started: now,
+            ask_at,
+            asked_at: None,
+            turn: None,
+            find_at: now,
+            found_at: None,
+            wait: SEARCH_MIN,
+        }
     }
 
     /// There is somebody to ask; true if there was nobody before.
@@ -69,6 +78,7 @@ impl Engine {
         let speaks = |p: &PeerKey| self.peers.get(p).is_some_and(|p| p.kind == PeerKind::Exchange);
         let chosen: Vec<PeerKey> = order.map(|(p, _)| *p).filter(speaks).take(FAN_OUT).collect();
         content.pex.turn = chosen.last().copied();
+        content.pex.asked_at = Some(now);
         self.actions.extend(chosen.into_iter().map(|peer| Action::AskPeers { peer, content: key }));
     }
 
@@ -89,6 +99,11 @@ impl Engine {
         pex.find_at = now + pex.wait;
         pex.wait = (pex.wait * 2).min(SEARCH_MAX);
         pex.found_at = Some(now);
+        if !content.swarm.is_empty() {
+            // Those that are there may know somebody, too.
+            let soon = content.pex.asked_at.map_or(now, |t| (t + EARLY).max(now));
+            content.pex.ask_at = content.pex.ask_at.min(soon);
+        }
         self.actions.push_back(Action::FindPeers { content: key });
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Engine;
 use super::config::Config;
-use super::event::{Action, Arrival, Fault, Refusal};
+use super::event::{Action, Arrival, Fault, PeerKind, Refusal};
 use super::picker::State;
 use super::state::Peer;
 use crate::units::{CHUNK_LEN, ChunkIndex, ContentKey, PeerKey, Time};
@@ -24,6 +24,8 @@ const SLACK: Duration = Duration::from_millis(100);
 /// Silence that is tolerated: at least, at most, and before anything was measured.
 const PATIENCE: (Duration, Duration, Duration) =
     (Duration::from_secs(2), Duration::from_secs(60), Duration::from_secs(10));
+/// Bytes a second of an unfinished chunk above which a peer is slow, and not one that only pretends to send.
+const SLOW: u64 = 1_000;
 /// A peer that timed out is asked again after this long at the latest.
 const SULK: Duration = Duration::from_secs(30);
 /// Requests that were cancelled, or overtaken by later ones, and are not answered: more of them and the
@@ -293,10 +295,15 @@ impl Engine {
         let now = self.now;
         let Some(p) = self.peers.get_mut(&peer) else { return };
         let (rate, rtt) = (p.down_rate.per_second(now), p.rtt_or_zero());
-        // Servers answer in order, except a seed that puts off what it sent before.
-        let passed: Vec<(ContentKey, u32)> =
-            p.pipeline.asks[..i].iter().filter(|a| !a.cancelled).map(|a| (a.content, a.chunk)).collect();
-        for j in 0..i {
+        // Servers answer in order, except a seed that puts off what it sent before. (Bitswap's have many workers,
+        // and answer in whatever order these get done.)
+        let ordered = if p.kind == PeerKind::Exchange { i } else { 0 };
+        let passed: Vec<(ContentKey, u32)> = p.pipeline.asks[..ordered]
+            .iter()
+            .filter(|a| !a.cancelled)
+            .map(|a| (a.content, a.chunk))
+            .collect();
+        for j in 0..ordered {
             p.pipeline.overtake(j);
         }
         let ask = p.pipeline.remove(i);
@@ -444,7 +451,8 @@ impl Engine {
                 self.refill = true;
             }
             let Some(oldest) = line.asks.iter().find(|a| !a.cancelled).map(|a| a.at) else { continue };
-            let snubbed = now.since(line.chunk_at.max(oldest)) > self.cfg.snub_after;
+            let without = now.since(line.chunk_at.max(oldest));
+            let snubbed = without > self.cfg.snub_after && line.early < SLOW * without.as_secs();
             if snubbed || now.since(line.life.max(oldest)) > line.patience() {
                 line.snubbed |= snubbed;
                 line.backoff += 1;

@@ -18,6 +18,8 @@ use crate::units::{CHUNK_LEN, ChunkIndex, ContentKey, PeerKey, Time};
 
 /// Chunks with the driver at a time, however many small ones fit.
 const MAX_FLYING: usize = 64;
+/// Bytes under way to a Bitswap peer: what others of its kind keep to as well.
+const BITSWAP_WINDOW: u64 = 1 << 20;
 /// Chunks new to the swarm that are remembered of a peer.
 const MAX_GIFTS: usize = 8;
 /// Requests of one peer that are looked at for the one to send next.
@@ -295,7 +297,11 @@ impl Engine {
         let mut wake = Time::MAX;
         for peer in &self.uploads.waiting {
             let Some(p) = self.peers.get_mut(peer) else { continue };
-            if p.sending_count >= 2 && p.sending >= self.cfg.send_window_peer {
+            let window = match p.kind {
+                PeerKind::Exchange => self.cfg.send_window_peer,
+                PeerKind::Bitswap => self.cfg.send_window_peer.min(BITSWAP_WINDOW),
+            };
+            if p.sending_count >= 2 && p.sending >= window {
                 continue;
             }
             if let Some(t) = p.up.wait(now) {

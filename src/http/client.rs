@@ -23,7 +23,7 @@ use super::state::App;
 use super::{Holder, Pardon, Relocate, Remove, What};
 use crate::node::api::{
     AddRequest, Banned, ContentStatus, Failure, GetRequest, Identity, Limits, LimitsRequest, Line, Listed,
-    Peers, Status,
+    Peers, ProvideRequest, ProvidedLine, Status,
 };
 use crate::node::lock;
 
@@ -163,6 +163,17 @@ impl Client {
 
     pub async fn verify(&self, what: &str) -> Result<Lines, Failure> {
         self.post_lines("/v1/verify", &What { what: what.to_owned() }).await
+    }
+
+    /// Dropping the lines ends the look-up.
+    pub async fn find(&self, link: &str) -> Result<Lines, Failure> {
+        let (response, connection) =
+            self.checked(Method::GET, &with_query("/v1/find", link, &[]), None).await?;
+        Ok(Lines::new(response.into_body(), connection))
+    }
+
+    pub async fn provide(&self, request: &ProvideRequest) -> Result<ProvidedLine, Failure> {
+        self.post_json("/v1/provide", request).await
     }
 
     pub async fn remove(&self, request: &Remove) -> Result<ContentStatus, Failure> {

@@ -18,6 +18,8 @@
 //! | `POST /v1/share` | `AddRequest` | the same, then open until either side ends: hanging up withdraws |
 //! | `POST /v1/get` | `GetRequest` | the same; open on with `seed`, unless a daemon seeds anyway |
 //! | `POST /v1/verify` | [`What`] | `Line`s: progress, then `verified` or `error` |
+//! | `GET /v1/find?link=L` | | `Line`s: finding, found, then `found_all` or `error`; hanging up ends it |
+//! | `POST /v1/provide` | `ProvideRequest` | `ProvidedLine` |
 //! | `GET /v1/ls?link=L&peer=A` | | `[Listed]` |
 //! | `GET /v1/cat?link=L&peer=A` | | the bytes |
 //! | `POST /v1/rm` | [`Remove`] | `ContentStatus` |

@@ -17,11 +17,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::gate::{Posted, Refusal, gate, refused};
 use super::jobs::Job;
 use super::state::{App, shutting_down};
-use super::stream::{After, PROGRESS_QUEUE, encode, line_and_hold, lines};
+use super::stream::{After, PROGRESS_QUEUE, encode, forward, line_and_hold, lines};
 use super::{Pardon, Relocate, Remove, What};
 use crate::node::api::{
     AddRequest, Banned, ContentStatus, Failure, GetRequest, Identity, Limits, LimitsRequest, Line, Listed,
-    Peers, Status,
+    Peers, ProvideRequest, ProvidedLine, Status,
 };
 
 type Answer<T> = Result<Json<T>, Refusal>;
@@ -43,6 +43,8 @@ pub fn router(app: &Arc<App>) -> Router {
         .route("/v1/share", post(share))
         .route("/v1/get", post(fetch))
         .route("/v1/verify", post(verify))
+        .route("/v1/find", get(find))
+        .route("/v1/provide", post(provide))
         .route("/v1/ls", get(ls))
         .route("/v1/cat", get(cat))
         .route("/v1/rm", post(rm))
@@ -201,6 +203,20 @@ async fn verify(State(app): State<Arc<App>>, Posted(What { what }): Posted<What>
         async move { app.node.verify(&what, progress).await.map(Line::Verified) }
     };
     Ok(lines(&app, job, receiver, work, After::End))
+}
+
+async fn find(State(app): State<Arc<App>>, Query(pairs): Pairs) -> Streamed {
+    let job = begin(&app, &[])?;
+    let (link, _) = link_and_peers(pairs)?;
+    let receiver = app.node.find_providers(&link).await?;
+    Ok(forward(&app, job, receiver))
+}
+
+async fn provide(
+    State(app): State<Arc<App>>,
+    Posted(request): Posted<ProvideRequest>,
+) -> Answer<ProvidedLine> {
+    Ok(Json(app.node.provide_now(request).await?))
 }
 
 async fn ls(State(app): State<Arc<App>>, Query(pairs): Pairs) -> Answer<Vec<Listed>> {

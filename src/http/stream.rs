@@ -61,6 +61,22 @@ pub fn line_and_hold(app: &Arc<App>, job: Job, line: Bytes) -> Response {
     ndjson(Body::from_stream(stream::StreamExt::chain(first, stream::unfold(state, next))))
 }
 
+/// Lines that come of themselves, until the last.
+pub fn forward(app: &Arc<App>, job: Job, lines: mpsc::Receiver<Line>) -> Response {
+    let state = (app.clone(), job, lines, false);
+    ndjson(Body::from_stream(stream::unfold(state, |(app, job, mut lines, ended)| async move {
+        if ended {
+            return None;
+        }
+        let (line, ended) = tokio::select! {
+            biased;
+            () = app.stopped() => (Line::Error(shutting_down()), true),
+            line = lines.recv() => (line?, false),
+        };
+        Some((Ok::<_, std::convert::Infallible>(encode(&line)), (app, job, lines, ended)))
+    })))
+}
+
 fn answer(state: State) -> Response {
     ndjson(Body::from_stream(stream::unfold(state, next)))
 }

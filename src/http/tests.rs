@@ -59,6 +59,7 @@ fn request(path: &Path) -> AddRequest {
         preserve_mode: false,
         preserve_mtime: false,
         only_hash: false,
+        provide: None,
     }
 }
 
@@ -68,7 +69,7 @@ async fn done(lines: &mut Lines) -> Result<Shared, Failure> {
             Line::Progress(_) => {}
             Line::Done(shared) => return Ok(shared),
             Line::Error(failure) => return Err(failure),
-            Line::Verified(v) => panic!("{v:?}"),
+            other => panic!("{other:?}"),
         }
     }
 }

@@ -10,6 +10,8 @@ use bytes::Bytes;
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{mpsc, oneshot};
 
+use super::bitswap;
+use super::dht::{FindEvent, ProvideStatus, Provided};
 use crate::content::Hash;
 use crate::wire::exchange::Message;
 
@@ -47,15 +49,36 @@ pub enum Command {
     StopQuery {
         query: QueryId,
     },
-    /// Be a provider of this from now on (announced at once, and again in time).
+    /// Be a provider of these from now on (told at once, and again in time).
     Provide {
-        hash: Hash,
+        hashes: Vec<Hash>,
     },
     StopProviding {
+        hashes: Vec<Hash>,
+    },
+    /// The same look-up, watched: its progress too. It ends when the receiver is dropped.
+    Find {
         hash: Hash,
+        reply: mpsc::Sender<FindEvent>,
+    },
+    /// Tell the closest servers of both DHTs now, and with `verify` ask them back. A reply that is
+    /// dropped: there is no such DHT, or no address of ours that it could be told.
+    ProvideOnce {
+        hash: Hash,
+        verify: bool,
+        wan: oneshot::Sender<Provided>,
+        lan: oneshot::Sender<Provided>,
+    },
+    /// How the providing stands, in the public DHT and in the local one.
+    Providing {
+        reply: oneshot::Sender<[ProvideStatus; 2]>,
     },
     /// Open the exchange with a connected peer (its streams; answered by [`Event::LinkUp`]).
     OpenLink {
+        peer: PeerId,
+    },
+    /// Have a Bitswap link with a connected peer; answered by [`Event::BitswapUp`] unless there is one.
+    OpenBitswap {
         peer: PeerId,
     },
     /// Add a bootstrap peer.
@@ -81,6 +104,9 @@ pub struct PeerInfo {
     pub rtt_ms: Option<f64>,
     pub dialed: bool,
     pub security: String,
+    /// What it is spoken with for contents: `exchange`, `bitswap`, or nothing yet.
+    #[serde(default)]
+    pub link: String,
 }
 
 #[derive(Debug)]
@@ -123,6 +149,16 @@ pub enum Event {
     },
     LinkDown {
         peer: PeerId,
+        why: String,
+    },
+    /// Bitswap can be spoken: asked for by us, or because the peer began.
+    BitswapUp {
+        peer: PeerId,
+        link: bitswap::Link,
+    },
+    BitswapDown {
+        peer: PeerId,
+        link: u64,
         why: String,
     },
     Provider {
@@ -175,6 +211,8 @@ pub enum Inbound {
     Violation { peer: PeerId, link: u64, what: String },
     /// The link's streams ended.
     Closed { peer: PeerId, link: u64 },
+    /// Something of a Bitswap link, whose numbers are its own.
+    Bitswap(bitswap::News),
 }
 
 /// An inner node on its way.

@@ -13,10 +13,10 @@ use libp2p::{PeerId, StreamProtocol, identify, mdns, memory_connection_limits, p
 use tokio::sync::mpsc;
 
 use super::api::Inbound;
+use super::dht::records::Records;
 use super::pool::BufPool;
-use super::records::Records;
 use super::scope::{Audience, Scoped};
-use super::{Limits, NetConfig, exchange, ip_limit};
+use super::{Limits, NetConfig, ask, bitswap, exchange, ip_limit, reach};
 
 pub const WAN_KAD: StreamProtocol = StreamProtocol::new("/ipfs/kad/1.0.0");
 pub const LAN_KAD: StreamProtocol = StreamProtocol::new("/ipfs/lan/kad/1.0.0");
@@ -39,7 +39,11 @@ pub struct Net {
     pub mdns: Toggle<Scoped<mdns::tokio::Behaviour>>,
     pub wan: Toggle<Kad>,
     pub lan: Toggle<Kad>,
-    pub exchange: exchange::Behaviour,
+    pub exchange: Toggle<exchange::Behaviour>,
+    pub bitswap: bitswap::Behaviour,
+    pub ask: ask::Behaviour,
+    pub reach: Toggle<reach::Client>,
+    pub reach_server: Toggle<reach::Server>,
 }
 
 impl Net {
@@ -48,10 +52,13 @@ impl Net {
         let local = cfg.keypair.public().to_peer_id();
         let wan_mode = if cfg.external.is_empty() { Mode::Client } else { Mode::Server };
         let quota = cfg.limits.foreign_records;
+        // What strangers on a local network have told is told again soon enough.
+        let wan = Records::new(local, quota, cfg.state_dir.is_some());
+        let lan = Records::new(local, quota, false);
         let kads = cfg.kad.then(|| {
             (
-                Scoped::new(Audience::Wan, kad(local, WAN_KAD, wan_mode, quota)),
-                Scoped::new(Audience::Lan, kad(local, LAN_KAD, Mode::Server, quota)),
+                Scoped::new(Audience::Wan, kad(WAN_KAD, wan_mode, wan)),
+                Scoped::new(Audience::Lan, kad(LAN_KAD, Mode::Server, lan)),
             )
         });
         let (wan, lan) = kads.unzip();
@@ -67,7 +74,11 @@ impl Net {
             mdns: (mdns && cfg.mdns).then(|| new_mdns(local)).flatten().into(),
             wan: wan.into(),
             lan: lan.into(),
-            exchange: exchange::Behaviour::new(inbound, pool),
+            exchange: cfg.exchange.then(|| exchange::Behaviour::new(inbound.clone(), pool.clone())).into(),
+            bitswap: bitswap::Behaviour::new(inbound, pool),
+            ask: ask::Behaviour::default(),
+            reach: cfg.kad.then(reach::Client::new).into(),
+            reach_server: cfg.kad.then(reach::Server::new).into(),
         }
     }
 }
@@ -102,7 +113,7 @@ fn new_mdns(local: PeerId) -> Option<Scoped<mdns::tokio::Behaviour>> {
     }
 }
 
-fn kad(local: PeerId, protocol: StreamProtocol, mode: Mode, quota: usize) -> kad::Behaviour<Records> {
+fn kad(protocol: StreamProtocol, mode: Mode, records: Records) -> kad::Behaviour<Records> {
     let mut c = kad::Config::new(protocol);
     c.set_max_packet_size(64 << 10) // real answers reach 43 KB, the default is 16
         .set_parallelism(NonZeroUsize::new(10).expect("10 is not 0"))
@@ -116,7 +127,7 @@ fn kad(local: PeerId, protocol: StreamProtocol, mode: Mode, quota: usize) -> kad
         .set_publication_interval(None)
         .set_replication_interval(None)
         .set_caching(Caching::Disabled);
-    let mut kad = kad::Behaviour::with_config(local, Records::new(local, quota), c);
+    let mut kad = kad::Behaviour::with_config(records.local(), records, c);
     kad.set_mode(Some(mode));
     kad
 }

@@ -39,7 +39,7 @@ pub fn quietly(swarm: &mut Swarm<Net>, peer: PeerId, addrs: Vec<Multiaddr>) {
 }
 
 /// TCP addresses come first: they are tried first, and get a head start (`transport::first`).
-fn options(peer: PeerId, mut addrs: Vec<Multiaddr>) -> DialOpts {
+pub fn options(peer: PeerId, mut addrs: Vec<Multiaddr>) -> DialOpts {
     addrs.sort_by_key(is_quic);
     addrs.dedup();
     addrs.truncate(MAX_ADDRS);

@@ -1,7 +1,8 @@
 //! The network: one libp2p `Swarm`, one task that owns it.
 //!
-//! [`start`] builds it and gives a [`NetHandle`]; [`api`] has what goes in and out. The exchange's
-//! bytes never pass the swarm's event loop: tasks of their own read and write them ([`exchange`]).
+//! [`start`] builds it and gives a [`NetHandle`]; [`api`] has what goes in and out. The exchange's and
+//! Bitswap's bytes never pass the swarm's event loop: tasks of their own read and write them ([`exchange`],
+//! [`bitswap`]).
 //!
 //! What the node must keep to:
 //! - Never wait on a [`api::Link`]'s senders (`try_send`): a link's writer itself waits to hand back
@@ -13,17 +14,19 @@
 //!   be why: any byte received in that time is a sign of life.
 
 pub mod api;
+mod ask;
 mod behaviour;
+pub mod bitswap;
 mod bootstrap;
-mod dht;
+pub mod dht;
 mod dial;
 pub mod exchange;
 pub mod identity;
 mod ip_limit;
 mod pool;
-mod providers;
-mod records;
+mod reach;
 mod scope;
+pub mod signed;
 mod swarm;
 mod task;
 #[cfg(test)]
@@ -71,7 +74,7 @@ impl Default for Limits {
             pending_outbound: 64,
             memory: None,
             buffers: 64,
-            foreign_records: 16_384,
+            foreign_records: 65_536,
             dial_timeout: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(30),
         }
@@ -90,6 +93,10 @@ pub struct NetConfig {
     pub kad: bool,
     /// Addresses that the outside reaches us at: make us a server of the public DHT.
     pub external: Vec<Multiaddr>,
+    /// Speak the exchange. Off only where Bitswap alone is to be tested or measured.
+    pub exchange: bool,
+    /// Where the DHT's state is kept, if it is.
+    pub state_dir: Option<PathBuf>,
     /// Noise before TLS whatever the CPU can do (for measurements).
     pub prefer_noise: bool,
     pub limits: Limits,
@@ -105,6 +112,8 @@ impl NetConfig {
             mdns: true,
             kad: true,
             external: Vec::new(),
+            exchange: true,
+            state_dir: None,
             prefer_noise: false,
             limits: Limits::default(),
         }

@@ -16,6 +16,8 @@ use libp2p::swarm::{
 };
 use libp2p::{Multiaddr, PeerId};
 
+use crate::dht::{Group, group_of_v4, group_of_v6};
+
 /// How far an address reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
@@ -83,6 +85,25 @@ fn scope_of_v6(ip: Ipv6Addr) -> Option<Scope> {
     }
 }
 
+/// The IP groups of public addresses, each once.
+pub fn addr_groups(addrs: &[Multiaddr]) -> Vec<Group> {
+    let global = addrs.iter().filter(|a| scope_of(a) == Some(Scope::Global));
+    let mut groups: Vec<Group> = global
+        .filter(|a| !a.iter().any(|p| p == Protocol::P2pCircuit))
+        .filter_map(|a| match a.iter().next()? {
+            Protocol::Ip4(ip) => Some(group_of_v4(ip.octets())),
+            Protocol::Ip6(ip) => Some(match ip.to_ipv4_mapped() {
+                Some(ip) => group_of_v4(ip.octets()),
+                None => group_of_v6(ip.octets()),
+            }),
+            _ => None,
+        })
+        .collect();
+    groups.sort_unstable();
+    groups.dedup();
+    groups
+}
+
 /// For whom a wrapped behaviour speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience {
@@ -137,6 +158,14 @@ impl<B: NetworkBehaviour> Scoped<B> {
             (_, Some(Scope::Loopback)) => self.near > 0 || self.only_loopback(),
             (_, Some(_)) => true,
         }
+    }
+
+    /// Our listen addresses that its audience is told, the same order each time.
+    pub fn told(&self) -> Vec<Multiaddr> {
+        let told = self.listen.iter().filter(|(_, (_, told))| *told);
+        let mut told: Vec<Multiaddr> = told.map(|(addr, _)| addr.clone()).collect();
+        told.sort();
+        told
     }
 
     /// The addresses under which the inner behaviour knows a peer at this moment.

@@ -55,7 +55,7 @@ pub async fn start(
         swarm.add_external_address(addr.clone());
     }
     let (commands, commands_rx) = mpsc::channel(COMMANDS);
-    let mut task = Task::new(swarm, commands_rx, events, secured, bootstrap);
+    let mut task = Task::new(swarm, commands_rx, events, secured, bootstrap, cfg.state_dir.as_deref());
     let listen = task.listen(&cfg.listen).await?;
     tokio::spawn(task.run());
     Ok(NetHandle { commands, peer_id, pool, listen })

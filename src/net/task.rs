@@ -15,12 +15,12 @@ use tokio::sync::{mpsc, oneshot};
 use super::api::{Command, Event, PeerInfo};
 use super::behaviour::{LAN_KAD, Net, NetEvent, WAN_KAD};
 use super::bootstrap::Bootstrap;
-use super::dht::Dht;
-use super::exchange;
-use super::scope::{Scope, scope_of};
+use super::dht::{Dht, FindReply, Network};
+use super::scope::{Scope, addr_groups, scope_of};
 use super::swarm::split_peer;
 use super::transport::Secured;
-use super::{NetError, dial};
+use super::{NetError, bitswap, dial, exchange};
+use crate::dht::Group;
 
 /// Events that wait for the node before the swarm has to wait.
 const OUTBOX: usize = 512;
@@ -64,6 +64,7 @@ impl Task {
         events: mpsc::Sender<Event>,
         secured: Secured,
         bootstrap: Vec<(PeerId, Multiaddr)>,
+        state_dir: Option<&std::path::Path>,
     ) -> Task {
         Task {
             swarm,
@@ -74,7 +75,7 @@ impl Task {
             known: HashMap::new(),
             listeners: HashMap::new(),
             dials: HashSet::new(),
-            dht: Dht::default(),
+            dht: Dht::new(state_dir),
             bootstrap: Bootstrap::new(bootstrap, Instant::now()),
         }
     }
@@ -142,9 +143,17 @@ impl Task {
                 event = self.swarm.select_next_some(), if self.outbox.len() < OUTBOX => {
                     self.on_swarm(event);
                 }
+                kept = self.dht.keeping.loaded() => self.take_up(kept),
                 () = tokio::time::sleep_until(wake.into()) => self.on_time(Instant::now()),
             }
         }
+        self.keep_last().await;
+    }
+
+    /// The IP groups that a connected peer is seen in.
+    pub(super) fn origin(&self, peer: &PeerId) -> Vec<Group> {
+        let connections = self.known.get(peer).map(|k| k.connections.values().cloned().collect::<Vec<_>>());
+        addr_groups(&connections.unwrap_or_default())
     }
 
     fn wake(&self) -> Instant {
@@ -153,7 +162,8 @@ impl Task {
     }
 
     fn on_time(&mut self, now: Instant) {
-        self.announce(now);
+        self.dht_time(now);
+        self.forget_unwatched();
         let swarm = &mut self.swarm;
         for (peer, addrs) in self.bootstrap.due(now, |p| swarm.is_connected(p)) {
             dial::quietly(swarm, peer, addrs);
@@ -180,11 +190,21 @@ impl Task {
             Command::Pardon { peer } => {
                 self.swarm.behaviour_mut().banned.unblock_peer(peer);
             }
-            Command::FindProviders { query, hash } => self.find_providers(query, &hash),
+            Command::FindProviders { query, hash } => self.find(&hash, FindReply::Query(query)),
+            Command::Find { hash, reply } => self.find(&hash, FindReply::Watch(reply)),
             Command::StopQuery { query } => self.stop_query(query),
-            Command::Provide { hash } => self.provide(&hash),
-            Command::StopProviding { hash } => self.stop_providing(&hash),
-            Command::OpenLink { peer } => self.swarm.behaviour_mut().exchange.open(peer),
+            Command::OpenLink { peer } => {
+                if let Some(exchange) = self.swarm.behaviour_mut().exchange.as_mut() {
+                    exchange.open(peer);
+                }
+            }
+            Command::OpenBitswap { peer } => self.swarm.behaviour_mut().bitswap.open(peer),
+            Command::Provide { hashes } => self.provide(&hashes),
+            Command::ProvideOnce { hash, verify, wan, lan } => {
+                self.provide_once(&hash, verify, [(Network::Wan, wan), (Network::Lan, lan)]);
+            }
+            Command::Providing { reply } => drop(reply.send(self.provide_status())),
+            Command::StopProviding { hashes } => hashes.iter().for_each(|h| self.stop_providing(h)),
             Command::Bootstrap { addr } => match split_peer(&addr) {
                 (addr, Some(peer)) => {
                     self.bootstrap.add(peer, addr, Instant::now());
@@ -213,10 +233,23 @@ impl Task {
                 protocols: k.protocols.clone(),
                 rtt_ms: k.rtt.map(|r| r.as_secs_f64() * 1e3),
                 dialed: k.dialed,
+                link: self.link_with(peer).into(),
                 security: if quic { "quic" } else { self.secured.of(peer).unwrap_or("") }.into(),
             }
         };
         all.into_iter().map(info).collect()
+    }
+
+    /// What a peer is spoken with.
+    fn link_with(&self, peer: &PeerId) -> &'static str {
+        let net = self.swarm.behaviour();
+        if net.exchange.as_ref().is_some_and(|e| e.is_linked(peer)) {
+            "exchange"
+        } else if net.bitswap.is_linked(peer) {
+            "bitswap"
+        } else {
+            ""
+        }
     }
 
     /// Ours, the farthest-reaching first; loopback ones only if there are no others.
@@ -246,6 +279,12 @@ impl Task {
                     addrs.push(address.clone());
                 }
                 self.tell(Event::Listening { addr: address });
+                self.own_addresses_changed();
+            }
+            SwarmEvent::ExpiredListenAddr { .. } => self.own_addresses_changed(),
+            SwarmEvent::ExternalAddrConfirmed { .. } | SwarmEvent::ExternalAddrExpired { .. } => {
+                self.reach_changed();
+                self.own_addresses_changed();
             }
             SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
                 let why = reason.err().map_or_else(|| "the listener closed".into(), |e| e.to_string());
@@ -291,6 +330,12 @@ impl Task {
             NetEvent::Exchange(exchange::Event::Down { peer, why }) => {
                 self.tell(Event::LinkDown { peer, why });
             }
+            NetEvent::Bitswap(bitswap::Event::Up { peer, link, announced }) => {
+                self.outbox.push_back((Event::BitswapUp { peer, link }, Some(announced)));
+            }
+            NetEvent::Bitswap(bitswap::Event::Down { peer, link, why }) => {
+                self.tell(Event::BitswapDown { peer, link, why });
+            }
             NetEvent::Ping(ping::Event { peer, result, .. }) => match result {
                 Ok(rtt) => {
                     if let Some(k) = self.known.get_mut(&peer) {
@@ -305,8 +350,9 @@ impl Task {
                 self.identified(peer_id, connection_id, info);
             }
             NetEvent::Mdns(mdns::Event::Discovered(found)) => self.discovered(found),
-            NetEvent::Wan(event) => self.on_kad(super::dht::Network::Wan, event),
-            NetEvent::Lan(event) => self.on_kad(super::dht::Network::Lan, event),
+            NetEvent::Wan(event) => self.on_kad(Network::Wan, event),
+            NetEvent::Lan(event) => self.on_kad(Network::Lan, event),
+            NetEvent::Ask(event) => self.on_ask(event),
             _ => {}
         }
     }
@@ -314,7 +360,8 @@ impl Task {
     /// A peer told who it is: its addresses go into the DHTs that it serves and they belong to.
     fn identified(&mut self, peer: PeerId, connection: ConnectionId, info: identify::Info) {
         let Some(k) = self.known.get_mut(&peer) else { return };
-        let remote = k.connections.get(&connection).and_then(scope_of);
+        let seen_at = k.connections.get(&connection).cloned();
+        let remote = seen_at.as_ref().and_then(scope_of);
         let mut addrs: Vec<Multiaddr> = info
             .listen_addrs
             .into_iter()
@@ -326,24 +373,20 @@ impl Task {
             .collect();
         addrs.dedup();
         let has = |p: &str| info.protocols.iter().any(|q| q.as_ref() == p);
-        let exchange = has(exchange::PROTOCOL.as_ref());
-        let bitswap = info.protocols.iter().any(|p| p.as_ref().starts_with("/ipfs/bitswap"));
+        // What we do not speak ourselves is as good as not spoken.
+        let ours = self.swarm.behaviour().exchange.is_enabled();
+        let exchange = ours && has(exchange::PROTOCOL.as_ref());
+        let bitswap = bitswap::PROTOCOLS.iter().any(|(p, _)| has(p.as_ref()));
         let (wan, lan) = (has(WAN_KAD.as_ref()), has(LAN_KAD.as_ref()));
         k.addrs.clone_from(&addrs);
         k.agent = info.agent_version.chars().filter(|c| !c.is_control()).take(128).collect();
         k.protocols = info.protocols.iter().take(64).map(ToString::to_string).collect();
-        let net = self.swarm.behaviour_mut();
-        if let Some(kad) = net.wan.as_mut().filter(|_| wan) {
-            for a in addrs.iter().filter(|a| kad.may_dial(a)).cloned().collect::<Vec<_>>() {
-                kad.inner.add_address(&peer, a);
-            }
-        }
         // A public node may serve a local network too, but not ours.
-        if let Some(kad) = net.lan.as_mut().filter(|_| lan && remote != Some(Scope::Global)) {
-            for a in addrs.iter().filter(|a| kad.may_dial(a)).cloned().collect::<Vec<_>>() {
-                kad.inner.add_address(&peer, a);
-            }
-        }
+        self.serves(peer, &addrs, seen_at.as_ref(), |n| match n {
+            Network::Wan => Some(wan),
+            Network::Lan if lan && remote == Some(Scope::Global) => None,
+            Network::Lan => Some(lan),
+        });
         self.bootstrap.reached(&peer);
         self.tell(Event::Identified { peer, exchange, bitswap, addrs });
     }

@@ -1,13 +1,13 @@
 //! What the engine says, carried out: messages to peers, reads, look-ups.
 
 use crate::content::Cid;
-use crate::engine::event::{Action, ContentEvent, Refusal};
+use crate::engine::event::{Action, ContentEvent, NodeId, PeerEvent, Refusal};
 use crate::net::api::{Command, Outgoing};
 use crate::units::{ChunkIndex, ChunkRange, ContentKey, PeerKey};
 use crate::wire::exchange::{MAX_CIDS, MAX_INDICES, MAX_UPDATE_RUNS, Message, Update, Why};
 
 use super::driver::Driver;
-use super::workers::ReadJob;
+use super::workers::{ReadJob, Sink};
 
 /// Requests for inner nodes that have no answer yet, over all contents.
 const MAX_NODE_REQUESTS: usize = 4_096;
@@ -22,21 +22,34 @@ impl Driver {
 
     fn perform(&mut self, action: Action) {
         match action {
+            Action::Join { peer, content } if self.by_bitswap(peer) => self.ask_root(peer, content),
             Action::Join { peer, content } => self.say_join(peer, content),
             Action::Leave { peer, content } => {
                 self.update(peer, content, |u| u.leaving = true);
                 if let Some(c) = self.contents.get_mut(content) {
-                    c.members.remove(&peer);
+                    c.left(peer);
                 }
+            }
+            Action::Request { peer, content, chunks } if self.by_bitswap(peer) => {
+                self.ask_chunks(peer, content, chunks);
             }
             Action::Request { peer, content, chunks } => {
                 self.by_root(peer, content, &chunks, |root, indices| Message::GetChunks { root, indices })
+            }
+            Action::Cancel { peer, content, chunks } if self.by_bitswap(peer) => {
+                self.cancel_chunks(peer, content, &chunks);
             }
             Action::Cancel { peer, content, chunks } => {
                 self.by_root(peer, content, &chunks, |root, indices| Message::Cancel { root, indices })
             }
             Action::RequestNodes { peer, content, nodes } => self.ask_nodes(peer, content, &nodes),
+            Action::Send { peer, content, chunk } if self.by_bitswap(peer) => {
+                self.send_blocks(peer, content, chunk);
+            }
             Action::Send { peer, content, chunk } => self.send_chunk(peer, content, chunk),
+            Action::Refuse { peer, content, chunk, why } if self.by_bitswap(peer) => {
+                self.refuse_block(peer, content, chunk, why);
+            }
             Action::Refuse { peer, content, chunk, why } => {
                 let Some(root) = self.root(content) else { return };
                 let why = match why {
@@ -58,11 +71,7 @@ impl Driver {
             Action::Interested { peer, content, interested } => {
                 self.update(peer, content, |u| u.interested = Some(interested));
             }
-            Action::AskPeers { peer, content } => {
-                let Some(root) = self.root(content) else { return };
-                self.next_request = self.next_request.wrapping_add(1).max(1);
-                self.say(peer, Message::GetPeers { request: self.next_request, root });
-            }
+            Action::AskPeers { peer, content } => self.ask_peers(peer, content),
             Action::FindPeers { content } => self.find_peers(content),
             Action::Ban { peer, fault } => {
                 let Some(id) = self.peers.id(peer) else { return };
@@ -73,6 +82,7 @@ impl Driver {
                     p.link = None;
                     p.candidate = false;
                 }
+                self.bitswap_lost(peer, None);
                 self.forget_membership(peer);
             }
             Action::Finished { content } => self.finished(content),
@@ -108,6 +118,8 @@ impl Driver {
     }
 
     fn say_join(&mut self, peer: PeerKey, content: ContentKey) {
+        let Some(root) = self.root(content) else { return };
+        self.say_where(peer, root);
         let Some(c) = self.contents.get(content) else { return };
         let complete =
             c.complete || (c.fetch.as_ref().is_some_and(|f| f.manifest_done) && c.have.len() == c.chunks);
@@ -128,15 +140,26 @@ impl Driver {
         }
     }
 
-    fn ask_nodes(&mut self, peer: PeerKey, content: ContentKey, nodes: &[crate::engine::event::NodeId]) {
+    fn ask_nodes(&mut self, peer: PeerKey, content: ContentKey, nodes: &[NodeId]) {
         let Some(c) = self.contents.get(content) else { return };
         let (Some(fetch), root) = (&c.fetch, c.root) else { return };
-        let cids: Vec<Cid> = nodes.iter().filter_map(|&id| fetch.wanted.cid(id)).collect();
+        let wanted: Vec<(NodeId, Cid)> =
+            nodes.iter().filter_map(|&id| Some((id, fetch.wanted.cid(id)?))).collect();
         let gone: Vec<_> = nodes.iter().copied().filter(|&id| fetch.wanted.cid(id).is_none()).collect();
+        let now = self.clock.now();
+        if wanted.is_empty() {
+            // All of them came by another way meanwhile. Nothing is asked, so nothing will be answered: the
+            // engine must not wait for this peer.
+            let held = PeerEvent::Nodes { content, got: gone, lacking: Vec::new() };
+            return self.engine.handle_peer(now, peer, held);
+        }
         if !gone.is_empty() {
-            let now = self.clock.now();
             self.engine.handle_content(now, content, ContentEvent::NodesHeld(gone));
         }
+        if self.by_bitswap(peer) {
+            return self.ask_bitswap_nodes(peer, content, wanted);
+        }
+        let cids: Vec<Cid> = wanted.into_iter().map(|(_, cid)| cid).collect();
         for part in cids.chunks(MAX_CIDS as usize) {
             self.next_request = self.next_request.wrapping_add(1).max(1);
             let request = self.next_request;
@@ -153,7 +176,8 @@ impl Driver {
         let Some(link) = self.peers.get(peer).and_then(|p| p.link.clone()) else { return };
         let Some(source) = self.source(content, chunk) else { return };
         let body = self.buffers.get();
-        self.readers.give(ReadJob { content, root, chunk, source, to, link, body });
+        let sink = Sink::Exchange { root, link };
+        self.readers.give(ReadJob { content, chunk, source, to, sink, body });
     }
 
     fn choke(&mut self, peer: PeerKey, choke: bool) {

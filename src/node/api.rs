@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::content::manifest::Meta;
 use crate::net::api::PeerInfo;
+use crate::net::dht::{ProvideStatus, Provided};
 
 use super::config::{Change, Rate, Slots};
 
@@ -29,6 +30,9 @@ pub struct AddRequest {
     /// Compute the CID and keep nothing.
     #[serde(default)]
     pub only_hash: bool,
+    /// What the DHT is told of it: `roots`, `all` or `none`; as the setting says if nothing is given.
+    #[serde(default)]
+    pub provide: Option<String>,
 }
 
 /// A content of ours, complete: what `add`, `share` and `get` print.
@@ -94,7 +98,59 @@ pub enum Line {
     Progress(Progress),
     Done(Shared),
     Verified(Verified),
+    /// A look-up: how far it is, a provider, its end.
+    Finding(Finding),
+    Found(FoundProvider),
+    FoundAll(Finding),
     Error(Failure),
+}
+
+/// A look-up's figures.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    pub cid: String,
+    pub providers: usize,
+    /// Peers asked, and of these who answered and who did not; the others need not.
+    pub asked: u32,
+    pub answered: u32,
+    pub failed: u32,
+    /// The most answers that stood behind one another.
+    pub hops: u32,
+    /// Since the request.
+    pub ms: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundProvider {
+    pub peer_id: String,
+    /// None: its addresses would have to be looked up.
+    pub addrs: Vec<String>,
+    /// From the request until it was found.
+    pub ms: u64,
+}
+
+/// `provide`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProvideRequest {
+    /// A content of ours: CID, link or path.
+    pub what: String,
+    #[serde(default)]
+    pub verify: bool,
+}
+
+/// What came of it in the public DHT and in the local one; `None`: nothing could be told there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProvidedLine {
+    pub cid: String,
+    pub wan: Option<Provided>,
+    pub lan: Option<Provided>,
+}
+
+/// How the node stands in the DHTs.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct DhtStatus {
+    pub wan: ProvideStatus,
+    pub lan: ProvideStatus,
 }
 
 /// A request that failed.
@@ -143,6 +199,9 @@ pub struct Status {
     /// Bytes since the start.
     pub downloaded: u64,
     pub uploaded: u64,
+    /// `None` without a network.
+    #[serde(default)]
+    pub dht: Option<DhtStatus>,
     pub contents: Vec<ContentStatus>,
 }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 mod values;
 
 pub use values::{
-    Bootstrap, Change, ListenAddr, LogLevel, NetworkName, PeerAddr, Rate, Size, Slots, parse_bytes,
+    Bootstrap, Change, ListenAddr, LogLevel, NetworkName, PeerAddr, Providing, Rate, Size, Slots, parse_bytes,
 };
 
 /// The public IPFS network's name.
@@ -51,6 +51,8 @@ pub struct NodeConfig {
     /// Its lock is held by the caller ([`super::lock::DataDir`]).
     pub data_dir: PathBuf,
     pub listen: Vec<Multiaddr>,
+    /// Where others reach us, told and not tested.
+    pub external: Vec<Multiaddr>,
     /// Where a port is taken, take any instead of failing.
     pub any_port: bool,
     /// Each ends in /p2p/ID.
@@ -60,6 +62,10 @@ pub struct NodeConfig {
     pub mdns: bool,
     /// After so long without progress a fetch says why.
     pub stuck_after: Duration,
+    /// Speak the exchange. Off only to test and measure Bitswap between dunlin nodes; no file sets it.
+    pub exchange: bool,
+    /// What the DHT is told of contents.
+    pub providing: Providing,
     /// False: no network at all (`add`, `list`, `verify`, `rm` without a daemon).
     pub network: bool,
     /// [`AMINO`], or a network of its own.
@@ -96,9 +102,11 @@ pub struct Config {
 pub struct NetworkConfig {
     pub name: NetworkName,
     pub listen: Vec<ListenAddr>,
+    pub external: Vec<ListenAddr>,
     pub bootstrap: Bootstrap,
     pub peers: Vec<PeerAddr>,
     pub mdns: bool,
+    pub providing: Providing,
     pub max_connections: u32,
     /// Seconds.
     pub stuck_after: u32,
@@ -130,9 +138,11 @@ impl Default for NetworkConfig {
         NetworkConfig {
             name: NetworkName(AMINO.to_owned()),
             listen: listen.collect(),
+            external: Vec::new(),
             bootstrap: Bootstrap::OfTheNetwork,
             peers: Vec::new(),
             mdns: true,
+            providing: Providing::Roots,
             max_connections: 256,
             stuck_after: 30,
         }
@@ -205,11 +215,14 @@ impl Config {
         NodeConfig {
             data_dir,
             listen: self.network.listen.iter().map(|a| a.0.clone()).collect(),
+            external: self.network.external.iter().map(|a| a.0.clone()).collect(),
             any_port: false,
             bootstrap: self.bootstrap(),
             peers: self.network.peers.iter().map(|a| a.0.clone()).collect(),
             mdns: self.network.mdns,
             stuck_after: Duration::from_secs(self.network.stuck_after.into()),
+            exchange: true,
+            providing: self.network.providing,
             network,
             network_name: self.network.name.0.clone(),
             upload: self.limits.upload.0,

@@ -14,6 +14,7 @@ use crate::store::ContentInfo;
 use crate::units::{ChunkIndex, ContentKey, PeerKey, Time};
 
 use super::api::{Failure, Progress, Shared};
+use super::pex::Told;
 
 /// Inner nodes that are asked for and not here yet, per content.
 const MAX_WANTED_NODES: usize = 4_096;
@@ -122,8 +123,12 @@ pub struct Content {
     /// It is a part of other contents: where each of its chunks is.
     pub parts: Option<Arc<Parts>>,
     pub provided: bool,
+    /// What the DHT was told of beside the root.
+    pub blocks: Option<Arc<[crate::content::Hash]>>,
     /// Who is in its swarm, as far as told.
     pub members: BTreeSet<PeerKey>,
+    /// What each of them has been told of the others.
+    pub(super) told: BTreeMap<PeerKey, Told>,
     /// Bytes of chunks taken and given since the start.
     pub down: Counter,
     pub up: Counter,
@@ -147,11 +152,27 @@ impl Content {
             first_nodes: None,
             parts: None,
             provided: false,
+            blocks: None,
             members: BTreeSet::new(),
+            told: BTreeMap::new(),
             down: Counter::default(),
             up: Counter::default(),
             watchers: Vec::new(),
         }
+    }
+}
+
+impl Content {
+    /// A peer is in its swarm no more.
+    pub fn left(&mut self, peer: PeerKey) {
+        self.members.remove(&peer);
+        self.told.remove(&peer);
+    }
+
+    /// Nobody is.
+    pub fn all_left(&mut self) {
+        self.members.clear();
+        self.told.clear();
     }
 }
 

@@ -3,31 +3,28 @@
 //! Whoever names a peer may be lying, so everything is bounded: addresses a peer, dials under way, and how
 //! soon one that failed is tried again.
 
-use std::time::Duration;
-
 use libp2p::{Multiaddr, PeerId};
 
 use crate::engine::event::{PeerEvent, PeerKind};
 use crate::net::api::{Command, Event};
 use crate::units::{ContentKey, PeerKey};
-use crate::wire::exchange::{Message, PeerRecord};
 
 use super::driver::Driver;
-use super::peers::{Scope, ip_of, may_share, peer_of, scope_of};
+use super::peers::peer_of;
 
 /// Links kept while fetching; more peers than that are not asked to join.
 const MAX_LINKS: usize = 80;
-/// Peers told of in one answer.
-const MAX_TOLD: usize = 50;
-/// The pause after a failed dial doubles from this.
-const RETRY: Duration = Duration::from_secs(5);
-const MAX_DOUBLINGS: u32 = 6;
+/// Peers tried again in one search.
+const TRIED_AGAIN: usize = 16;
 
 impl Driver {
     pub(super) fn on_event(&mut self, event: Event) {
         let now = self.clock.now();
         match event {
-            Event::Listening { addr } => tracing::info!("listening on {addr}"),
+            Event::Listening { addr } => {
+                tracing::info!("listening on {addr}");
+                self.pex.listening(addr);
+            }
             Event::Connected { peer, addr, dialed } => {
                 let (key, p) = self.peers.entry(peer);
                 p.connected = true;
@@ -36,7 +33,11 @@ impl Driver {
                     p.learn([addr.clone()]);
                 }
                 p.remote = Some(addr);
-                if p.candidate {
+                let candidate = p.candidate;
+                if dialed {
+                    self.hint_was_right(key);
+                }
+                if candidate {
                     self.link_up(key);
                 }
             }
@@ -44,14 +45,23 @@ impl Driver {
                 let (key, p) = self.peers.entry(peer);
                 p.connected = false;
                 self.link_lost(key, None);
+                self.bitswap_lost(key, None);
             }
             Event::DialFailed { peer, error } => self.dial_failed(peer, &error),
-            Event::Identified { peer, exchange, addrs, .. } => {
+            Event::Identified { peer, exchange, bitswap, addrs } => {
                 let fetching = self.fetching();
                 let (key, p) = self.peers.entry(peer);
-                p.learn(addrs);
+                if p.record.is_none() {
+                    p.learn(addrs);
+                }
+                p.bitswap_only = bitswap && !exchange;
                 if exchange && fetching {
                     p.candidate = true;
+                    self.link_up(key);
+                } else if p.bitswap_only {
+                    // One that was named as a source may have been tried by the exchange already.
+                    self.link_lost(key, None);
+                    self.bitswap_resumes(key);
                     self.link_up(key);
                 }
                 self.introduce(key);
@@ -62,13 +72,18 @@ impl Driver {
             }
             Event::LinkUp { peer, link } => {
                 let (key, p) = self.peers.entry(peer);
+                if p.bitswap_only {
+                    return; // our streams came to be before the peer refused them
+                }
                 p.connected = true;
                 p.choked = true;
+                p.told_where = false;
                 if p.link.replace(link).is_some() {
                     self.forget_membership(key);
                     self.engine.handle_peer(now, key, PeerEvent::Disconnected);
                 }
                 self.recall(key, &peer);
+                self.bitswap_replaced(key);
                 self.engine.handle_peer(
                     now,
                     key,
@@ -80,6 +95,12 @@ impl Driver {
                 tracing::debug!("link with {peer} is down: {why}");
                 let key = self.peers.key(peer);
                 self.link_lost(key, None);
+            }
+            Event::BitswapUp { peer, link } => self.bitswap_up(peer, link),
+            Event::BitswapDown { peer, link, why } => {
+                tracing::debug!("bitswap with {peer} is over: {why}");
+                let key = self.peers.key(peer);
+                self.bitswap_lost(key, Some(link));
             }
             Event::Provider { query, peer, addrs } => {
                 if peer == self.own_id {
@@ -98,14 +119,21 @@ impl Driver {
                 }
             }
             Event::LanPeer { peer, addrs } => {
+                if peer == self.own_id {
+                    return;
+                }
+                // Multicast DNS tells of a peer once: whoever fetches later is to know of it too.
+                let (_, p) = self.peers.entry(peer);
+                p.lan = true;
+                p.learn(addrs);
                 if self.fetching() {
-                    self.candidate(peer, addrs);
+                    self.candidate(peer, Vec::new());
                 }
             }
         }
     }
 
-    fn fetching(&self) -> bool {
+    pub(super) fn fetching(&self) -> bool {
         self.contents.iter().any(|(_, c)| c.fetch.is_some())
     }
 
@@ -146,17 +174,14 @@ impl Driver {
             return;
         }
         let now = self.clock.now();
-        let full = self.peers.iter().filter(|(_, _, p)| p.link.is_some()).count() >= MAX_LINKS;
+        let full = self.links_are_full();
         let (key, p) = self.peers.entry(peer);
         p.learn(addrs);
         p.candidate = true;
         if p.connected {
             return self.link_up(key);
         }
-        let pause = RETRY * 2u32.pow(p.failures.min(MAX_DOUBLINGS));
-        let soon = p.failures > 0 && p.last_dial.is_some_and(|t| now.since(t) < pause);
-        let under_way = p.failures == 0 && p.last_dial.is_some_and(|t| now.since(t) < RETRY);
-        if full || soon || under_way {
+        if full || p.dialling(now) {
             return;
         }
         p.last_dial = Some(now);
@@ -164,17 +189,41 @@ impl Driver {
         self.command(Command::Dial { peer: Some(peer), addrs });
     }
 
+    pub(super) fn links_are_full(&self) -> bool {
+        self.peers.iter().filter(|(_, _, p)| p.link.is_some()).count() >= MAX_LINKS
+    }
+
+    /// There is too little supply: whoever was a source before, or is on the local network, is tried again, those that failed
+    /// least often first. Each has its own growing pause.
+    pub(super) fn try_again(&mut self) {
+        let now = self.clock.now();
+        let worth = |p: &super::peers::Peer| (p.candidate || p.lan) && !p.connected && !p.dialling(now);
+        let mut known: Vec<(u32, PeerId)> = (self.peers.iter())
+            .filter(|(_, _, p)| worth(p) && !p.addrs.is_empty())
+            .map(|(_, id, p)| (p.failures, id))
+            .collect();
+        known.sort_unstable();
+        for (_, peer) in known.into_iter().take(TRIED_AGAIN) {
+            self.candidate(peer, Vec::new());
+        }
+    }
+
     fn link_up(&mut self, key: PeerKey) {
         let (Some(peer), Some(p)) = (self.peers.id(key), self.peers.get(key)) else { return };
         if p.connected && p.link.is_none() && self.fetching() {
-            self.command(Command::OpenLink { peer });
+            let bitswap = p.bitswap_only;
+            self.command(if bitswap { Command::OpenBitswap { peer } } else { Command::OpenLink { peer } });
         }
     }
 
     /// A fetch begins: whoever is connected already may have it.
     pub(super) fn link_up_with_connected(&mut self) {
-        let keys: Vec<PeerKey> =
-            self.peers.iter().filter(|(_, _, p)| p.connected && p.candidate).map(|(k, _, _)| k).collect();
+        let keys: Vec<PeerKey> = self
+            .peers
+            .iter()
+            .filter(|(_, _, p)| p.connected && (p.candidate || p.bitswap_only))
+            .map(|(k, _, _)| k)
+            .collect();
         for key in keys {
             self.link_up(key);
         }
@@ -187,6 +236,7 @@ impl Driver {
         let (_, p) = self.peers.entry(peer);
         p.failures += 1;
         p.last_dial = Some(now);
+        p.followed = None;
     }
 
     /// The link is gone (`id`: only if it is still that one).
@@ -196,7 +246,7 @@ impl Driver {
         if p.link.as_ref().is_none_or(|l| id.is_some_and(|id| l.id != id)) {
             return;
         }
-        p.link = None;
+        (p.link, p.record) = (None, None);
         self.enter(key);
         self.forget_membership(key);
         self.engine.handle_peer(now, key, PeerEvent::Disconnected);
@@ -204,64 +254,7 @@ impl Driver {
 
     pub(super) fn forget_membership(&mut self, key: PeerKey) {
         for (_, content) in self.contents.iter_mut() {
-            content.members.remove(&key);
-        }
-    }
-
-    /// Members of a swarm that `to` can be told of, with addresses that mean something to it.
-    pub(super) fn told(&self, content: ContentKey, to: PeerKey) -> Vec<PeerRecord> {
-        let scope = self.peers.get(to).map_or(Scope::Global, super::peers::Peer::scope);
-        let Some(c) = self.contents.get(content) else { return Vec::new() };
-        c.members.iter().filter(|&&k| k != to).filter_map(|&k| self.record(k, scope)).take(MAX_TOLD).collect()
-    }
-
-    fn record(&self, key: PeerKey, scope: Scope) -> Option<PeerRecord> {
-        let (id, p) = (self.peers.id(key)?, self.peers.get(key)?);
-        let addrs: Vec<Vec<u8>> =
-            p.addrs.iter().filter(|a| may_share(a, scope)).map(Multiaddr::to_vec).collect();
-        (!addrs.is_empty()).then(|| PeerRecord { id: id.to_bytes(), addrs, signed_record: Vec::new() })
-    }
-
-    /// A peer has just become known well enough to be told of: tell the swarms that it is in, so that they
-    /// mesh within a round trip.
-    pub(super) fn introduce(&mut self, newcomer: PeerKey) {
-        let swarms: Vec<(ContentKey, crate::content::Cid, Vec<PeerKey>)> = self
-            .contents
-            .iter()
-            .filter(|(_, c)| c.members.contains(&newcomer))
-            .map(|(k, c)| {
-                (k, c.root, c.members.iter().copied().filter(|&m| m != newcomer).take(MAX_TOLD).collect())
-            })
-            .collect();
-        for (_, root, members) in swarms {
-            for to in members {
-                let scope = self.peers.get(to).map_or(Scope::Global, super::peers::Peer::scope);
-                let Some(record) = self.record(newcomer, scope) else { continue };
-                self.say(to, Message::Peers { request: 0, root, added: vec![record], dropped: Vec::new() });
-            }
-        }
-    }
-
-    /// Peers told of by a peer. `pushed`: they were told of us at the same moment, so that one of the two
-    /// sides is enough to dial: the one with the smaller ID.
-    pub(super) fn peers_told(&mut self, by: PeerKey, records: Vec<PeerRecord>, pushed: bool) {
-        if !self.fetching() {
-            return;
-        }
-        let scope = self.peers.get(by).map_or(Scope::Global, super::peers::Peer::scope);
-        for record in records.into_iter().take(MAX_TOLD) {
-            let Ok(peer) = PeerId::from_bytes(&record.id) else { continue };
-            let addrs: Vec<Multiaddr> = record
-                .addrs
-                .into_iter()
-                .filter_map(|a| Multiaddr::try_from(a).ok())
-                .filter(|a| ip_of(a).is_some_and(|ip| scope_of(ip) >= Scope::Loopback) && may_share(a, scope))
-                .collect();
-            let ours = self.own_id.to_bytes() < peer.to_bytes();
-            if addrs.is_empty() || (pushed && !ours) {
-                continue;
-            }
-            self.candidate(peer, addrs);
+            content.left(key);
         }
     }
 }

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use libp2p::identity::Keypair;
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -29,6 +30,7 @@ use super::contents::{Content, Contents, Counter, Waiter};
 use super::ledger::Book;
 use super::limits::Limits;
 use super::peers::PeerTable;
+use super::pex::Pex;
 use super::walk::Walked;
 use super::workers::{self, Done, Pool, ReadJob, WriteJob, Written};
 
@@ -39,6 +41,8 @@ const CHECKPOINT_BYTES: u64 = 256 << 20;
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// A checkpoint takes at most one part in so many of the time, on a disk that is slow to sync.
 const CHECKPOINT_SHARE: u32 = 4;
+/// How long the network task may take to end.
+const NET_STOP: Duration = Duration::from_secs(5);
 /// Messages taken from one channel before the engine's answers are carried out.
 const BATCH: usize = 64;
 
@@ -84,6 +88,11 @@ pub enum Call {
     WaitNodes {
         key: ContentKey,
         reply: oneshot::Sender<()>,
+    },
+    /// How a content is told to the DHT from now on.
+    Provide {
+        root: Cid,
+        mode: super::config::Providing,
     },
     View {
         reply: oneshot::Sender<View>,
@@ -139,7 +148,10 @@ pub(super) enum Slow {
     FirstNodes { key: ContentKey, nodes: Vec<(Cid, bytes::Bytes)> },
     Checkpointed(Result<(), StoreError>),
     Finished { key: ContentKey, result: Result<(PathBuf, u64), StoreError>, seed: bool },
+    Blocks { key: ContentKey, hashes: Vec<crate::content::Hash> },
     Part { root: Cid, part: Option<super::parts::Part> },
+    Specs(super::bitswap::Specs),
+    Looked(super::bitswap::Looked),
     Withdrawn { key: ContentKey, have: crate::bitfield::Bitfield },
     Kept { result: Result<(), StoreError>, ids: BTreeSet<PeerId> },
 }
@@ -154,10 +166,14 @@ pub struct Wiring {
     pub own_id: PeerId,
     /// Asked first by every fetch.
     pub peers: Vec<Multiaddr>,
+    /// What the DHT is told of contents that say nothing else.
+    pub providing: super::config::Providing,
     pub limits: Limits,
     pub book: Book,
     /// After so long without progress a fetch says why.
     pub stuck_after: Duration,
+    /// What our own peer record is signed with.
+    pub key: Keypair,
 }
 
 pub struct Driver {
@@ -180,8 +196,11 @@ pub struct Driver {
     pub(super) requests: BTreeMap<u32, ContentKey>,
     pub(super) node_waiters: Vec<(ContentKey, oneshot::Sender<()>)>,
     pub(super) looking: super::parts::Looking,
+    pub(super) modes: super::providing::Modes,
     pub(super) limits: Limits,
     pub(super) book: Book,
+    pub(super) bitswap: super::bitswap::Bitswap,
+    pub(super) pex: Pex,
     pub(super) slow_tx: mpsc::Sender<Slow>,
     pub(super) down: Counter,
     pub(super) up: Counter,
@@ -207,6 +226,7 @@ impl Driver {
         let (done_tx, done) = mpsc::channel(workers::RESULTS);
         let (slow_tx, slow) = mpsc::channel(64);
         let clock = Clock::start();
+        let modes = super::providing::Modes::new(w.providing, &*store);
         let driver = Driver {
             clock,
             engine: Engine::new(config, seed),
@@ -227,8 +247,11 @@ impl Driver {
             requests: BTreeMap::new(),
             node_waiters: Vec::new(),
             looking: Default::default(),
+            modes,
             limits: w.limits,
             book: w.book,
+            bitswap: Default::default(),
+            pex: Pex::new(w.key),
             slow_tx,
             down: Counter::default(),
             up: Counter::default(),
@@ -311,6 +334,8 @@ impl Driver {
         let drained = async { while input.done.recv().await.is_some() {} };
         let _ = tokio::join!(stopped, drained);
         let _ = self.net.send(Command::Shutdown).await;
+        // It keeps what it knows of the DHT; a disk that takes longer than that is not waited for.
+        let _ = tokio::time::timeout(NET_STOP, self.net.closed()).await;
         let store = self.store;
         let last = move || store.checkpoint().and(book.write(&*store));
         match tokio::task::spawn_blocking(last).await {
@@ -336,6 +361,7 @@ impl Driver {
                 if let Some(c) = self.contents.get_mut(key) {
                     c.seeding = false;
                 }
+                self.bitswap_serves_anew();
                 let _ = reply.send(());
             }
             Call::Forget { key, reply } => {
@@ -350,6 +376,7 @@ impl Driver {
                 _ => drop(reply.send(())),
             },
             Call::WaitNodes { key, reply } => self.node_waiters.push((key, reply)),
+            Call::Provide { root, mode } => self.set_providing(root, mode),
             Call::View { reply } => drop(reply.send(self.view())),
             Call::Limits(limits) => self.on_limits(*limits),
             Call::Accounts { reply } => drop(reply.send(self.accounts())),
@@ -404,8 +431,11 @@ impl Driver {
                 }
             }
             Slow::Finished { key, result, seed } => self.fetch_finished(key, result, seed),
+            Slow::Blocks { key, hashes } => self.blocks_listed(key, hashes),
             Slow::Part { root, part } => self.part_found(root, part),
             Slow::Kept { result, ids } => self.kept(result, ids),
+            Slow::Specs(read) => self.specs_read(read),
+            Slow::Looked(looked) => self.looked(looked),
             Slow::Withdrawn { key, have } => {
                 let Some(content) = self.contents.get(key) else { return };
                 let gone: Vec<ChunkRange> =
@@ -424,8 +454,10 @@ impl Driver {
             content.up.tick(now);
         }
         self.tell_progress();
+        self.bitswap_tick();
         self.retry_commands();
         self.keep_accounts();
+        self.follow_more();
         let since = now.since(self.last_checkpoint);
         if !self.checkpointing && checkpoint_due(since, self.checkpoint_took, self.dirty_bytes) {
             self.dirty_bytes = 0;
@@ -455,6 +487,7 @@ impl Driver {
             }
         }
         self.engine.handle_store(now, StoreResult::Stored { content: key, chunk, from });
+        self.bitswap_news();
         self.provide(key);
     }
 
@@ -512,17 +545,15 @@ impl Driver {
 
     pub(super) fn deactivate(&mut self, key: ContentKey) {
         let now = self.clock.now();
+        self.bitswap_forgets(key);
+        self.bitswap_serves_anew();
         let Some(content) = self.contents.get_mut(key) else { return };
         if std::mem::take(&mut content.active) {
             self.engine.handle_content(now, key, ContentEvent::Removed);
         }
-        content.members.clear();
+        content.all_left();
         content.fetch = None;
-        let content_is_whole = content.parts.is_none();
-        let (provided, hash) = (std::mem::take(&mut content.provided), *content.root.hash());
-        if provided && content_is_whole {
-            self.command(Command::StopProviding { hash });
-        }
+        self.stop_providing(key);
     }
 
     fn serve(&mut self, info: &ContentInfo) {
@@ -535,19 +566,10 @@ impl Driver {
                 let mut content = Content::of(info, have);
                 content.seeding = true;
                 self.contents.insert(info.key, content);
+                self.bitswap_serves_anew();
                 self.provide(info.key);
             }
             Err(e) => tracing::error!("cannot serve {}: {e}", info.root),
-        }
-    }
-
-    /// Announces the content once there is something to serve.
-    pub(super) fn provide(&mut self, key: ContentKey) {
-        let Some(content) = self.contents.get_mut(key) else { return };
-        if !content.provided && !content.have.is_empty() {
-            content.provided = true;
-            let hash = *content.root.hash();
-            self.command(Command::Provide { hash });
         }
     }
 

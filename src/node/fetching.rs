@@ -56,10 +56,12 @@ impl Driver {
         // The walk below tells the chunks again, from the first on.
         content.chunks = 0;
         self.contents.insert(key, content);
+        self.bitswap_serves_anew();
         self.activate(key, true);
         let first = self.first_peers.clone();
         self.add_sources(key, peers.into_iter().chain(first));
         self.link_up_with_connected();
+        self.try_again();
         self.walk_on(key);
     }
 
@@ -124,12 +126,13 @@ impl Driver {
         if grown > 0 || walked.done {
             fetch.last_progress = now;
         }
-        let from = content.chunks;
+        let (from, mut grew) = (content.chunks, None);
         content.chunks += grown;
         for (count, len) in walked.grew {
             self.engine.handle_content(now, key, ContentEvent::Grew { count, len });
         }
         if let Some(range) = ChunkRange::new(from, from + grown) {
+            grew = Some(range);
             if fetch.hold {
                 self.engine.handle_content(now, key, ContentEvent::Priority { range, level: 0 });
             }
@@ -157,6 +160,10 @@ impl Driver {
             self.engine.handle_content(now, key, ContentEvent::NodesWanted(wanted));
         }
         let more = walked.more || !fetch.arrived.is_empty();
+        if let Some(range) = grew {
+            self.bitswap_grew(key, range);
+        }
+        self.bitswap_news();
         for peer in walked.bad {
             self.faulty(peer, Fault::BadBytes);
         }
@@ -210,6 +217,9 @@ impl Driver {
             let _ = w.reply.send(Ok(shared.clone()));
         }
         content.seeding = seed;
+        self.bitswap_forgets(key);
+        self.bitswap_serves_anew();
+        self.provide_blocks(key);
     }
 
     /// The fetch cannot go on; what it has stays for the next try.
@@ -220,8 +230,10 @@ impl Driver {
         for w in fetch.waiters {
             let _ = w.reply.send(Err(failure.clone()));
         }
-        content.members.clear();
-        if std::mem::take(&mut content.active) {
+        content.all_left();
+        let active = std::mem::take(&mut content.active);
+        self.bitswap_forgets(key);
+        if active {
             self.engine.handle_content(now, key, ContentEvent::Removed);
         }
     }
@@ -310,5 +322,7 @@ impl Driver {
         self.command(Command::FindProviders { query, hash });
         let first = self.first_peers.clone();
         self.add_sources(key, first);
+        self.ask_bitswap_again(key);
+        self.try_again();
     }
 }

@@ -21,10 +21,10 @@ use crate::store::{
 use crate::units::ContentKey;
 
 use super::api::{
-    AddRequest, ContentStatus, Failure, GetRequest, Identity, Progress, Shared, Status, Verified,
+    AddRequest, ContentStatus, DhtStatus, Failure, GetRequest, Identity, Progress, Shared, Status, Verified,
 };
 use super::clock::Clock;
-use super::config::NodeConfig;
+use super::config::{NodeConfig, Providing};
 use super::contents::Waiter;
 use super::driver::{Call, Driver, FetchCall, View, Wiring};
 use super::ledger::Book;
@@ -100,9 +100,12 @@ impl NodeHandle {
         }
         let (events_tx, events) = mpsc::channel(EVENTS);
         let (inbound_tx, inbound) = mpsc::channel(INBOUND);
-        let mut net_config = NetConfig::new(keypair, cfg.listen.clone());
+        let mut net_config = NetConfig::new(keypair.clone(), cfg.listen.clone());
         net_config.bootstrap = cfg.bootstrap.clone();
         net_config.mdns = cfg.mdns;
+        net_config.exchange = cfg.exchange;
+        net_config.external = cfg.external.clone();
+        net_config.state_dir = Some(data_dir.clone());
         net_config.limits.connections = cfg.max_connections;
         let net = match net::start(net_config.clone(), events_tx.clone(), inbound_tx.clone()).await {
             Err(NetError::Listen { addr, why }) if cfg.any_port => {
@@ -125,9 +128,11 @@ impl NodeHandle {
             pool: net.pool.clone(),
             own_id: peer_id,
             peers: cfg.peers.clone(),
+            providing: cfg.providing,
             limits: limits.clone(),
             book,
             stuck_after: cfg.stuck_after,
+            key: keypair,
         };
         let (driver, inputs) =
             Driver::new(store.clone(), engine_config(&limits), seed(), wiring).map_err(failed)?;
@@ -181,6 +186,11 @@ impl NodeHandle {
         self.running()?.calls.send(call).await.map_err(|_| gone())
     }
 
+    /// Tells the network task directly.
+    pub(super) async fn command(&self, command: Command) -> Result<(), Failure> {
+        self.running()?.net.commands.send(command).await.map_err(|_| gone())
+    }
+
     pub(super) async fn ask<T>(&self, call: impl FnOnce(oneshot::Sender<T>) -> Call) -> Result<T, Failure> {
         let (reply, answer) = oneshot::channel();
         self.call(call(reply)).await?;
@@ -204,6 +214,8 @@ impl NodeHandle {
     /// What cannot be read or shared, by its path.
     pub async fn add(&self, req: AddRequest, progress: mpsc::Sender<Progress>) -> Result<Shared, Failure> {
         let profile = profile(req.profile.as_deref())?;
+        let provide = req.provide.as_deref().map(str::parse::<Providing>).transpose();
+        let provide = provide.map_err(|e| Failure::usage(e.to_string()))?;
         let options = ImportOptions {
             profile,
             hidden: req.hidden,
@@ -236,9 +248,17 @@ impl NodeHandle {
             let store = self.inner.store.clone();
             let info = blocking(move || {
                 store.set_seeding(key, true).map_err(failed)?;
-                store.info(key).map_err(failed)
+                let info = store.info(key).map_err(failed)?;
+                if let Some(mode) = provide {
+                    let note = (info.root.to_bytes(), Some(mode.to_string().into_bytes()));
+                    store.note(super::providing::NOTES, &[note]).map_err(failed)?;
+                }
+                Ok(info)
             })
             .await?;
+            if let Some(mode) = provide.filter(|_| self.inner.running.is_some()) {
+                self.call(Call::Provide { root: info.root, mode }).await?;
+            }
             self.serve(info).await?;
         }
         let link = self.link(imported.root, imported.name, Some(imported.size)).await;
@@ -360,6 +380,7 @@ impl NodeHandle {
             up_rate: view.up.rate(),
             downloaded: view.down.total,
             uploaded: view.up.total,
+            dht: self.providing().await.ok().map(|[wan, lan]| DhtStatus { wan, lan }),
             contents,
         }
     }

@@ -56,6 +56,7 @@ impl Driver {
                 self.faulty(key, Fault::Malformed);
                 self.link_lost(key, Some(link));
             }
+            Inbound::Bitswap(news) => self.on_bitswap(news),
             Inbound::Closed { peer, link } => {
                 if let Some(key) = self.peers.known(&peer) {
                     self.link_lost(key, Some(link));
@@ -115,11 +116,8 @@ impl Driver {
                 }
             }
             Message::Update(update) => self.on_update(from, update),
-            Message::GetPeers { request, root } => {
-                let added = self.contents.of_root(&root).map(|(c, _)| self.told(c, from)).unwrap_or_default();
-                self.say(from, Message::Peers { request, root, added, dropped: Vec::new() });
-            }
-            Message::Peers { request, added, .. } => self.peers_told(from, added, request == 0),
+            Message::GetPeers { request, root } => self.answer_peers(from, request, root),
+            Message::Peers { request, added, dropped, .. } => self.peers_told(from, request, added, dropped),
             Message::NoChunk { root, index, why } => {
                 if let Some((content, _)) = self.contents.of_root(&root) {
                     let why = match why {
@@ -186,7 +184,10 @@ impl Driver {
     fn joined(&mut self, key: ContentKey, to: PeerKey, nodes: Vec<(Cid, Bytes)>) {
         // The engine's own answer to the join (an unchoke, say) goes into the reply where it can.
         self.carry_out();
-        let peers = self.told(key, to);
+        if let Some(root) = self.contents.get(key).map(|c| c.root) {
+            self.say_where(to, root);
+        }
+        let (peers, _) = self.news(key, to);
         let choked = self.peers.get(to).is_none_or(|p| p.choked);
         let Some(c) = self.contents.get(key) else { return };
         let complete = c.fetch.as_ref().is_none_or(|f| f.manifest_done) && c.have.len() == c.chunks;
@@ -223,14 +224,15 @@ impl Driver {
         if let Some(c) = self.contents.get_mut(content) {
             c.members.insert(from);
         }
+        // First, so that the engine does not ask for what is here.
+        if !nodes.is_empty() {
+            self.nodes_arrived(content, from, nodes, None);
+        }
         let choke = if choked { PeerEvent::Choked } else { PeerEvent::Unchoked };
         self.engine.handle_peer(now, from, choke);
         self.engine.handle_peer(now, from, PeerEvent::Joined { content, have, complete });
         self.engine.handle_peer(now, from, PeerEvent::Interested { content, interested });
-        if !nodes.is_empty() {
-            self.nodes_arrived(content, from, nodes, None);
-        }
-        self.peers_told(from, peers, false);
+        self.take_records(from, peers, false);
     }
 
     fn on_update(&mut self, from: PeerKey, update: Update) {
@@ -257,7 +259,7 @@ impl Driver {
         if update.leaving {
             say(PeerEvent::Left { content });
             if let Some(c) = self.contents.get_mut(content) {
-                c.members.remove(&from);
+                c.left(from);
             }
         }
     }
@@ -271,12 +273,25 @@ impl Driver {
         block_lens: Vec<u32>,
         body: Vec<u8>,
     ) {
-        let now = self.clock.now();
-        let bytes = body.len() as u64;
         let Some((content, _)) = self.contents.of_root(&root) else {
             // A content that was removed or paused a moment ago: nobody's fault.
             return self.buffers.put(body);
         };
+        self.take_chunk(from, peer, content, chunk, block_lens, body);
+    }
+
+    /// A chunk has come: if it is of use, to the threads that verify and write it.
+    pub(super) fn take_chunk(
+        &mut self,
+        from: PeerKey,
+        peer: PeerId,
+        content: ContentKey,
+        chunk: ChunkIndex,
+        block_lens: Vec<u32>,
+        body: Vec<u8>,
+    ) {
+        let now = self.clock.now();
+        let bytes = body.len() as u64;
         match self.engine.handle_chunk(now, from, content, chunk, bytes) {
             Arrival::Wanted => {
                 self.down.total += bytes;

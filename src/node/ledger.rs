@@ -159,7 +159,8 @@ impl Driver {
     fn enter_linked(&mut self) {
         let linked: Vec<PeerKey> =
             self.peers.iter().filter(|(_, _, p)| p.link.is_some()).map(|(k, _, _)| k).collect();
-        linked.into_iter().for_each(|key| self.enter(key));
+        let by_bitswap: Vec<PeerKey> = self.bitswap.peers().collect();
+        linked.into_iter().chain(by_bitswap).for_each(|key| self.enter(key));
     }
 
     /// At every tick: writes what has changed if it is time.

@@ -264,7 +264,8 @@ impl Driver {
         contents.into_iter().for_each(|key| self.limit_content(key));
         let linked: Vec<_> =
             self.peers.iter().filter(|(_, _, p)| p.link.is_some()).map(|(k, _, _)| k).collect();
-        linked.into_iter().for_each(|key| self.limit_peer(key));
+        let by_bitswap: Vec<PeerKey> = self.bitswap.peers().collect();
+        linked.into_iter().chain(by_bitswap).for_each(|key| self.limit_peer(key));
     }
 
     /// Tells the engine of a content's limits.

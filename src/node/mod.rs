@@ -5,12 +5,15 @@
 
 mod actions;
 pub mod api;
+mod bitswap;
+mod budget;
 mod clock;
 pub mod config;
 mod contents;
 mod discovery;
 mod driver;
 mod fetching;
+mod finding;
 mod handle;
 mod inbound;
 mod ledger;
@@ -18,6 +21,8 @@ mod limits;
 pub mod lock;
 mod parts;
 mod peers;
+mod pex;
+mod providing;
 mod reading;
 mod stuck;
 mod walk;

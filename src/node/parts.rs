@@ -127,7 +127,9 @@ impl Content {
             parts: Some(parts),
             // The content that it is a part of is what the network is told of.
             provided: true,
+            blocks: None,
             members: BTreeSet::new(),
+            told: BTreeMap::new(),
             down: Default::default(),
             up: Default::default(),
             watchers: Vec::new(),
@@ -145,8 +147,8 @@ fn find(store: &dyn Store, root: Cid, hosts: &BTreeSet<ContentKey>) -> Option<Pa
         let step = walker.advance(&mut |cid| store.node(cid).ok().flatten(), BATCH, &mut items).ok()?;
         for item in &items {
             let Item::Chunk { first: true, spec, .. } = item else { continue };
-            let found = store.find_block(spec.cid.hash()).ok().flatten();
-            let source = found.filter(|(key, _, block)| *block == 0 && hosts.contains(key));
+            let found = store.find_block_of(spec.cid.hash(), &|key| hosts.contains(&key)).ok().flatten();
+            let source = found.filter(|(_, _, block)| *block == 0);
             part.chunks.push(source.map(|(key, chunk, _)| (key, chunk)));
             part.bytes += spec.len.unwrap_or_default();
         }

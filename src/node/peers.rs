@@ -2,12 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
 
 use crate::net::api::Link;
+use crate::net::signed::Signed;
 use crate::units::{PeerKey, Time};
+
+use super::pex::Followed;
 
 /// Peers remembered that are not connected; the oldest go first.
 const MAX_REMEMBERED: usize = 4_096;
@@ -16,7 +20,10 @@ const MAX_ADDRS: usize = 8;
 
 #[derive(Debug, Default)]
 pub struct Peer {
+    /// The exchange.
     pub link: Option<Link>,
+    /// Identify said that it speaks Bitswap and not the exchange.
+    pub bitswap_only: bool,
     pub connected: bool,
     /// The address of the connection, as the other end is seen.
     pub remote: Option<Multiaddr>,
@@ -28,12 +35,32 @@ pub struct Peer {
     pub candidate: bool,
     pub last_dial: Option<Time>,
     pub failures: u32,
+    /// Its own signed record, as it gave it; kept while it is linked.
+    pub record: Option<Signed>,
+    /// The number of its newest record that we have seen; 0: none.
+    pub seq: u64,
+    /// It has our record.
+    pub told_where: bool,
+    /// Another peer named it, and it is being dialled for that.
+    pub followed: Option<Followed>,
+    /// Seen on the local network.
+    pub lan: bool,
 }
+
+/// The pause after a failed dial doubles from this.
+const RETRY: Duration = Duration::from_secs(5);
+const MAX_DOUBLINGS: u32 = 6;
 
 impl Peer {
     /// The peer is on this machine, on the same local network, or somewhere else.
     pub fn scope(&self) -> Scope {
         self.remote.as_ref().and_then(ip_of).map_or(Scope::Global, scope_of)
+    }
+
+    /// It is being dialled, or that failed too short a while ago.
+    pub fn dialling(&self, now: Time) -> bool {
+        let pause = RETRY * 2u32.pow(self.failures.min(MAX_DOUBLINGS));
+        self.last_dial.is_some_and(|t| now.since(t) < pause)
     }
 
     pub fn learn(&mut self, addrs: impl IntoIterator<Item = Multiaddr>) {

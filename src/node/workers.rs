@@ -20,6 +20,8 @@ use crate::store::{Store, StoreError};
 use crate::units::{ChunkIndex, ContentKey};
 use crate::wire::exchange::Message;
 
+use super::bitswap::Sending;
+
 /// Jobs that wait in a pool's queue; more are kept by the driver.
 const QUEUE: usize = 32;
 /// Results that wait for the driver.
@@ -37,13 +39,18 @@ pub struct WriteJob {
 /// A chunk that a peer is to get.
 pub struct ReadJob {
     pub content: ContentKey,
-    pub root: Cid,
     pub chunk: ChunkIndex,
-    /// Where the store has it: the same, unless `root` is only a part of a content.
+    /// Where the store has it: the same, unless the content is only a part of another.
     pub source: (ContentKey, ChunkIndex),
     pub to: PeerId,
-    pub link: Link,
+    pub sink: Sink,
     pub body: Vec<u8>,
+}
+
+/// Where a chunk that was read goes.
+pub enum Sink {
+    Exchange { root: Cid, link: Link },
+    Bitswap(Sending),
 }
 
 /// How a chunk that arrived was found.
@@ -173,14 +180,16 @@ pub fn readers(
 ) -> std::io::Result<Pool<ReadJob>> {
     Pool::start("dunlin-read", threads, move |mut job: ReadJob| {
         match store.read_chunk(job.source.0, job.source.1, &mut job.body) {
-            Ok(read) => {
-                let message =
-                    Message::Chunk { root: job.root, index: job.chunk, block_lens: read.block_lens };
-                let out = Outgoing { message, body: job.body };
-                // The engine keeps fewer sends under way than the stream's queue holds, so a full queue
-                // means that the link is going down, which the driver hears of anyway.
-                let _ = job.link.data.try_send(out);
-            }
+            Ok(read) => match job.sink {
+                Sink::Exchange { root, link } => {
+                    let message = Message::Chunk { root, index: job.chunk, block_lens: read.block_lens };
+                    let out = Outgoing { message, body: job.body };
+                    // The engine keeps fewer sends under way than the stream's queue holds, so a full queue
+                    // means that the link is going down, which the driver hears of anyway.
+                    let _ = link.data.try_send(out);
+                }
+                Sink::Bitswap(to) => to.send((job.content, job.chunk), job.body, &read.block_lens),
+            },
             Err(error) => {
                 let ReadJob { content, chunk, to, body, .. } = job;
                 let _ = done.blocking_send(Done::Unreadable { content, chunk, to, error, body });

@@ -1,6 +1,7 @@
 //! What a store does, whatever it keeps its bytes in. [`super::FsStore`] is the real one,
 //! [`super::MemStore`] its twin for tests; both pass the same suite.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -133,7 +134,17 @@ pub trait Store: Send + Sync + 'static {
         end: u64,
     ) -> Result<Vec<ChunkRange>, StoreError>;
     /// A held chunk that has this block: its content, its number, and which of its blocks it is.
-    fn find_block(&self, hash: &Hash) -> Result<Option<(ContentKey, ChunkIndex, u32)>, StoreError>;
+    fn find_block(&self, hash: &Hash) -> Result<Option<(ContentKey, ChunkIndex, u32)>, StoreError> {
+        self.find_block_of(hash, &|_| true)
+    }
+    /// The same, of the contents that `of` says yes to.
+    fn find_block_of(
+        &self,
+        hash: &Hash,
+        of: &dyn Fn(ContentKey) -> bool,
+    ) -> Result<Option<(ContentKey, ChunkIndex, u32)>, StoreError>;
+    /// The inner node of that name, if one of these contents has it.
+    fn node_of(&self, cid: &Cid, of: &BTreeSet<ContentKey>) -> Result<Option<Bytes>, StoreError>;
     /// Writes a chunk to all its places. Held once this returns, durable at the next checkpoint.
     fn write_chunk(
         &self,

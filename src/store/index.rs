@@ -205,6 +205,31 @@ impl Index {
         Ok(table.get(cid.to_bytes().as_slice())?.map(|v| Bytes::copy_from_slice(v.value().1)))
     }
 
+    /// An inner node, and how many contents use it.
+    pub fn node_and_users(&self, cid: &Cid) -> Result<Option<(u32, Bytes)>, StoreError> {
+        let table = self.read()?.open_table(NODES)?;
+        let row = table.get(cid.to_bytes().as_slice())?;
+        Ok(row.map(|v| (v.value().0, Bytes::copy_from_slice(v.value().1))))
+    }
+
+    /// How many of these contents use an inner node; it stops at `enough`.
+    pub fn count_users(
+        &self,
+        cid: &Cid,
+        contents: impl Iterator<Item = ContentKey>,
+        enough: u32,
+    ) -> Result<u32, StoreError> {
+        let (table, cid) = (self.read()?.open_table(NODE_USERS)?, cid.to_bytes());
+        let mut count = 0;
+        for key in contents {
+            count += u32::from(table.get((key.0, cid.as_slice()))?.is_some());
+            if count >= enough {
+                break;
+            }
+        }
+        Ok(count)
+    }
+
     /// A chunk's placements but its first.
     pub fn places(&self, key: ContentKey, chunk: u32) -> Result<Vec<Place>, StoreError> {
         let table = self.read()?.open_table(PLACES)?;

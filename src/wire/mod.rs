@@ -1,14 +1,29 @@
 //! What is said on the wire: messages, their caps, and the frames they travel in. Pure.
 
+pub mod bitswap;
 pub mod exchange;
 pub mod frame;
 mod have;
+pub mod ipns;
+pub mod kad;
 mod scan;
 
 /// What `prost` made of `proto/exchange.proto`. Unchecked; nobody outside this module sees it.
 mod proto {
     #![allow(clippy::all, missing_docs)]
     include!(concat!(env!("OUT_DIR"), "/dunlin.exchange.rs"));
+}
+
+/// What `prost` made of `proto/bitswap.proto`, as unchecked.
+mod bitswap_proto {
+    #![allow(clippy::all, missing_docs)]
+    include!(concat!(env!("OUT_DIR"), "/bitswap.pb.rs"));
+}
+
+/// The same of `proto/kad.proto`.
+mod kad_proto {
+    #![allow(clippy::all, missing_docs)]
+    include!(concat!(env!("OUT_DIR"), "/dunlin.kad.rs"));
 }
 
 /// What may be wrong with bytes from a peer (all but [`WireError::TooLong`] on the way out are the

@@ -4,6 +4,7 @@
 //! [`support::home::LONG`]. What is random follows from a seed that is printed.
 
 mod attach;
+mod bitswap;
 mod changed;
 mod cli;
 mod disk_full;
@@ -11,10 +12,13 @@ mod hostile;
 mod hostile_dags;
 mod interop;
 mod kill;
+mod lab;
 mod layering;
 mod ledger;
 mod limits;
+mod pex;
 mod stuck;
 mod support;
 mod transfer;
 mod vectors;
+mod wan;

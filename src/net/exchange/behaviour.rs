@@ -123,6 +123,11 @@ impl Behaviour {
         }
     }
 
+    /// Whether there is a link with this peer, or one on its way.
+    pub fn is_linked(&self, peer: &PeerId) -> bool {
+        self.peers.get(peer).is_some_and(|p| p.link.is_some())
+    }
+
     /// Opens a link with a connected peer; nothing happens if there is one.
     pub fn open(&mut self, peer: PeerId) {
         let Some(p) = self.peers.get(&peer) else {

@@ -41,7 +41,7 @@ async fn find(node: &mut Node, what: u8) -> (PeerId, Vec<Multiaddr>) {
 async fn a_provider_is_found_through_a_bootstrap_node() {
     let boot = Node::new(TCP).await;
     let a = node_of(&boot).await;
-    a.tell(Command::Provide { hash: hash(7) }).await;
+    a.tell(Command::Provide { hashes: vec![hash(7)] }).await;
     let mut c = node_of(&boot).await;
     let (peer, addrs) = find(&mut c, 7).await;
     assert_eq!((peer, addrs), (a.id(), vec![a.addr()]));
@@ -52,7 +52,7 @@ async fn a_provider_is_found_through_a_bootstrap_node() {
 async fn what_was_provided_before_anybody_was_there_is_told_later() {
     let boot = Node::new(TCP).await;
     let a = Node::new(TCP).await;
-    a.tell(Command::Provide { hash: hash(8) }).await;
+    a.tell(Command::Provide { hashes: vec![hash(8)] }).await;
     a.tell(Command::Bootstrap { addr: p2p(&boot) }).await;
     let mut c = node_of(&boot).await;
     assert_eq!(find(&mut c, 8).await.0, a.id());

@@ -16,14 +16,15 @@ use std::task::{Context, Poll};
 
 use crate::wire::exchange::{Hello, Message, StreamKind};
 
-/// Takes and gives bare streams of the exchange's name.
-struct Bare;
+/// Takes and gives bare streams of a protocol's name.
+#[derive(Clone)]
+struct Bare(StreamProtocol);
 
 impl UpgradeInfo for Bare {
     type Info = StreamProtocol;
     type InfoIter = std::iter::Once<StreamProtocol>;
     fn protocol_info(&self) -> Self::InfoIter {
-        std::iter::once(crate::net::exchange::PROTOCOL)
+        std::iter::once(self.0.clone())
     }
 }
 
@@ -47,6 +48,7 @@ impl OutboundUpgrade<Stream> for Bare {
 
 /// Opens so many streams, and hands all streams out.
 struct Opener {
+    bare: Bare,
     open: usize,
     out: mpsc::Sender<(bool, Stream)>,
 }
@@ -60,7 +62,7 @@ impl ConnectionHandler for Opener {
     type OutboundOpenInfo = ();
 
     fn listen_protocol(&self) -> SubstreamProtocol<Bare, ()> {
-        SubstreamProtocol::new(Bare, ())
+        SubstreamProtocol::new(self.bare.clone(), ())
     }
     fn connection_keep_alive(&self) -> bool {
         true
@@ -72,7 +74,7 @@ impl ConnectionHandler for Opener {
         }
         self.open -= 1;
         Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
-            protocol: SubstreamProtocol::new(Bare, ()),
+            protocol: SubstreamProtocol::new(self.bare.clone(), ()),
         })
     }
     fn on_connection_event(&mut self, event: ConnectionEvent<Bare, Bare>) {
@@ -88,7 +90,7 @@ impl ConnectionHandler for Opener {
     }
 }
 
-struct Hostile(usize, mpsc::Sender<(bool, Stream)>);
+struct Hostile(Bare, usize, mpsc::Sender<(bool, Stream)>);
 
 impl NetworkBehaviour for Hostile {
     type ConnectionHandler = Opener;
@@ -101,7 +103,7 @@ impl NetworkBehaviour for Hostile {
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Opener { open: self.0, out: self.1.clone() })
+        Ok(Opener { bare: self.0.clone(), open: self.1, out: self.2.clone() })
     }
     fn handle_established_outbound_connection(
         &mut self,
@@ -111,7 +113,7 @@ impl NetworkBehaviour for Hostile {
         _: libp2p::core::Endpoint,
         _: libp2p::core::transport::PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Opener { open: self.0, out: self.1.clone() })
+        Ok(Opener { bare: self.0.clone(), open: self.1, out: self.2.clone() })
     }
     fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}
     fn on_connection_handler_event(&mut self, _: PeerId, _: ConnectionId, e: THandlerOutEvent<Self>) {
@@ -124,13 +126,21 @@ impl NetworkBehaviour for Hostile {
 
 /// A node of ours, and `n` bare streams to it. The swarm behind them runs while the task does.
 async fn attacked(n: usize) -> (Node, Vec<Stream>, mpsc::Receiver<(bool, Stream)>) {
+    attacked_by(crate::net::exchange::PROTOCOL, n).await
+}
+
+/// The same by another protocol.
+pub async fn attacked_by(
+    protocol: StreamProtocol,
+    n: usize,
+) -> (Node, Vec<Stream>, mpsc::Receiver<(bool, Stream)>) {
     let node = Node::new(TCP).await;
     let (tx, mut rx) = mpsc::channel(64);
     let mut swarm: Swarm<Hostile> = SwarmBuilder::with_new_identity()
         .with_tokio()
         .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
         .unwrap()
-        .with_behaviour(|_| Hostile(n, tx))
+        .with_behaviour(|_| Hostile(Bare(protocol), n, tx))
         .unwrap()
         .build();
     swarm.dial(node.addr()).unwrap();
@@ -154,7 +164,7 @@ fn hello(stream: StreamKind, link: u64) -> Vec<u8> {
     out
 }
 
-async fn write(s: &mut Stream, bytes: &[u8]) {
+pub async fn write(s: &mut Stream, bytes: &[u8]) {
     s.write_all(bytes).await.unwrap();
     s.flush().await.unwrap();
 }

@@ -1,8 +1,10 @@
 //! Real sockets on 127.0.0.1. Waits have generous deadlines and end as soon as the thing has happened.
 
+mod bitswap;
 mod dht;
 mod exchange;
 mod hostile;
+mod hostile_dht;
 mod transport;
 
 use std::time::Duration;

@@ -26,8 +26,21 @@ type Upgrade = BoxFuture<'static, Result<Output, std::io::Error>>;
 /// had no need to wait is late by a quarter of a second at most.
 pub struct TcpFirst {
     tcp: Boxed<Output>,
-    quic: Boxed<Output>,
+    quic: Lazy,
     dialing: Arc<AtomicUsize>,
+}
+
+/// QUIC, made when it is first needed: its keys and certificates cost milliseconds, which a command that
+/// fetches one small file over TCP need not spend.
+struct Lazy {
+    make: Box<dyn Fn() -> Boxed<Output> + Send>,
+    made: Option<Boxed<Output>>,
+}
+
+impl Lazy {
+    fn get(&mut self) -> &mut Boxed<Output> {
+        self.made.get_or_insert_with(&self.make)
+    }
 }
 
 /// Counts a TCP dial while it lasts.
@@ -40,7 +53,8 @@ impl Drop for Dialing {
 }
 
 impl TcpFirst {
-    pub fn new(tcp: Boxed<Output>, quic: Boxed<Output>) -> TcpFirst {
+    pub fn new(tcp: Boxed<Output>, quic: impl Fn() -> Boxed<Output> + Send + 'static) -> TcpFirst {
+        let quic = Lazy { make: Box::new(quic), made: None };
         TcpFirst { tcp, quic, dialing: Arc::default() }
     }
 }
@@ -56,11 +70,11 @@ impl Transport for TcpFirst {
     type Dial = Upgrade;
 
     fn listen_on(&mut self, id: ListenerId, addr: Multiaddr) -> Result<(), TransportError<Self::Error>> {
-        if is_quic(&addr) { self.quic.listen_on(id, addr) } else { self.tcp.listen_on(id, addr) }
+        if is_quic(&addr) { self.quic.get().listen_on(id, addr) } else { self.tcp.listen_on(id, addr) }
     }
 
     fn remove_listener(&mut self, id: ListenerId) -> bool {
-        self.tcp.remove_listener(id) || self.quic.remove_listener(id)
+        self.tcp.remove_listener(id) || self.quic.made.as_mut().is_some_and(|quic| quic.remove_listener(id))
     }
 
     fn dial(&mut self, addr: Multiaddr, opts: DialOpts) -> Result<Upgrade, TransportError<Self::Error>> {
@@ -74,7 +88,7 @@ impl Transport for TcpFirst {
             }
             .boxed());
         }
-        let dial = self.quic.dial(addr, opts)?;
+        let dial = self.quic.get().dial(addr, opts)?;
         let dialing = Arc::clone(&self.dialing);
         Ok(async move {
             let mut waited = Duration::ZERO;
@@ -91,6 +105,8 @@ impl Transport for TcpFirst {
         if let Poll::Ready(event) = Pin::new(&mut self.tcp).poll(cx) {
             return Poll::Ready(event.map_upgrade(|u| u.boxed()));
         }
-        Pin::new(&mut self.quic).poll(cx).map(|event| event.map_upgrade(|u| u.boxed()))
+        // Whoever makes it asks for the transport to be polled again: a dial or a listener is always followed by that.
+        let Some(quic) = &mut self.quic.made else { return Poll::Pending };
+        Pin::new(quic).poll(cx).map(|event| event.map_upgrade(|u| u.boxed()))
     }
 }

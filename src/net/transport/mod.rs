@@ -46,7 +46,7 @@ pub fn build(
     let tls = tls::Tls::new(key, aes).map_err(|e| bad(&e))?;
     let noise = noise::Config::new(key).map_err(|e| bad(&e))?;
     let security = Security::new(tls, noise, aes && !prefer_noise, secured.clone());
-    let quic_config = || {
+    let quic_config = move |key: &Keypair| {
         let mut c = quic::Config::new(key);
         c.handshake_timeout = timeout;
         c.max_idle_timeout = 30_000;
@@ -62,10 +62,12 @@ pub fn build(
             .timeout(timeout)
             .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
             .boxed();
-        let quic = quic::tokio::Transport::new(quic_config())
-            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
-            .boxed();
-        TcpFirst::new(tcp, quic)
+        let key = key.clone();
+        TcpFirst::new(tcp, move || {
+            quic::tokio::Transport::new(quic_config(&key))
+                .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+                .boxed()
+        })
     };
     Ok(match dns::tokio::Transport::system(transport()) {
         Ok(dns) => dns.boxed(),

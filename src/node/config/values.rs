@@ -151,6 +151,40 @@ impl<'de> Deserialize<'de> for Bootstrap {
     }
 }
 
+/// What of a content the DHT is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Providing {
+    /// The root.
+    #[default]
+    Roots,
+    /// Every block.
+    All,
+    None,
+}
+
+impl FromStr for Providing {
+    type Err = ConfigError;
+
+    fn from_str(s: &str) -> Result<Providing, ConfigError> {
+        match s {
+            "roots" => Ok(Providing::Roots),
+            "all" => Ok(Providing::All),
+            "none" => Ok(Providing::None),
+            _ => Err(ConfigError::Invalid(format!("`{s}` is no way to provide; take roots, all or none"))),
+        }
+    }
+}
+
+impl fmt::Display for Providing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Providing::Roots => "roots",
+            Providing::All => "all",
+            Providing::None => "none",
+        })
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum OneOrMany {
@@ -328,7 +362,18 @@ macro_rules! as_text {
     )+};
 }
 
-as_text!(NetworkName, ListenAddr, PeerAddr, Rate, Slots, Size, LogLevel, Change<Rate>, Change<Slots>);
+as_text!(
+    NetworkName,
+    ListenAddr,
+    PeerAddr,
+    Rate,
+    Slots,
+    Size,
+    LogLevel,
+    Providing,
+    Change<Rate>,
+    Change<Slots>
+);
 
 #[cfg(test)]
 mod tests {

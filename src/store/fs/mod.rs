@@ -354,8 +354,27 @@ impl Store for FsStore {
         self.chunks_in(&*self.content(key)?, file.0, start, end)
     }
 
-    fn find_block(&self, hash: &Hash) -> Result<Option<(ContentKey, ChunkIndex, u32)>, StoreError> {
-        for (key, chunk, block) in self.index.blocks(hash)? {
+    fn node_of(&self, cid: &Cid, of: &BTreeSet<ContentKey>) -> Result<Option<Bytes>, StoreError> {
+        let Some((users, node)) = self.index.node_and_users(cid)? else { return Ok(None) };
+        // There is no list of who uses a node, only a count; so those are asked one by one that are fewer.
+        let used = if of.len() <= 64 {
+            self.index.count_users(cid, of.iter().copied(), 1)? > 0
+        } else {
+            let all: Vec<ContentKey> = {
+                let contents = self.contents.read().unwrap_or_else(PoisonError::into_inner);
+                contents.keys().filter(|key| !of.contains(key)).copied().collect()
+            };
+            users > self.index.count_users(cid, all.into_iter(), u32::MAX)?
+        };
+        Ok(used.then_some(node))
+    }
+
+    fn find_block_of(
+        &self,
+        hash: &Hash,
+        of: &dyn Fn(ContentKey) -> bool,
+    ) -> Result<Option<(ContentKey, ChunkIndex, u32)>, StoreError> {
+        for (key, chunk, block) in self.index.blocks(hash)?.into_iter().filter(|(key, ..)| of(*key)) {
             let (Ok(c), Some(chunk)) = (self.ready(key), ChunkIndex::new(chunk)) else { continue };
             let held = c.state().held.contains(chunk);
             if held {

@@ -19,7 +19,9 @@ use super::super::signature::{Comparison, Signature};
 use super::super::{Origin, StoreError};
 use super::FsStore;
 use super::caches::Handle;
-use super::content::{Content, lock};
+use super::content::{Content, lock, part_path};
+use super::fetch::exists;
+use super::finish::rename;
 use super::read::gone;
 
 impl FsStore {
@@ -32,6 +34,7 @@ impl FsStore {
         if !c.state().rec.complete && self.was_renamed(c) {
             self.adopt_renamed(c)?;
         } else if c.state().rec.complete {
+            self.rename_again(c)?;
             self.check_signatures(c)?;
         } else {
             self.take_up(c)?;
@@ -48,6 +51,22 @@ impl FsStore {
         let there = |p: &std::path::Path| rustix::fs::lstat(p).ok().map(|s| Signature::of(&s));
         there(&s.place()).is_none()
             && there(path).is_some_and(|sig| s.rec.part_id == Some((sig.dev, sig.ino)))
+    }
+
+    /// The rename at the end of a fetch is not synced: after a power cut the index may speak of it while the
+    /// content, whose bytes were synced before, lies at its `.part` yet.
+    fn rename_again(&self, c: &Content) -> Result<(), StoreError> {
+        let (dest, id, force) = {
+            let s = c.state();
+            let Origin::Fetched { path } = &s.rec.origin else { return Ok(()) };
+            (path.clone(), s.rec.part_id, s.rec.force)
+        };
+        let part = part_path(&dest);
+        let lies = rustix::fs::lstat(&part).ok().map(|s| Signature::of(&s)).map(|s| (s.dev, s.ino));
+        if lies.is_none() || lies != id || (exists(&dest) && !force) {
+            return Ok(());
+        }
+        rename(&part, &dest, force)
     }
 
     fn adopt_renamed(&self, c: &Content) -> Result<(), StoreError> {

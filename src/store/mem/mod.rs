@@ -6,7 +6,7 @@
 mod build;
 mod tree;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -337,13 +337,23 @@ impl Store for MemStore {
         Ok(found.map(|(key, _)| *key))
     }
 
-    fn find_block(&self, hash: &Hash) -> Result<Option<(ContentKey, ChunkIndex, u32)>, StoreError> {
+    fn node_of(&self, cid: &Cid, of: &BTreeSet<ContentKey>) -> Result<Option<Bytes>, StoreError> {
+        let w = self.world();
+        let used = w.contents.iter().any(|(key, c)| of.contains(key) && c.nodes.contains(cid));
+        Ok(w.nodes.get(cid).filter(|_| used).cloned())
+    }
+
+    fn find_block_of(
+        &self,
+        hash: &Hash,
+        of: &dyn Fn(ContentKey) -> bool,
+    ) -> Result<Option<(ContentKey, ChunkIndex, u32)>, StoreError> {
         let w = self.world();
         let named = |chunk: &MemChunk, hash: &Hash| match &chunk.frame {
             Some(frame) => frame.blocks.iter().position(|b| b.cid.hash() == hash),
             None => (chunk.spec.cid.hash() == hash).then_some(0),
         };
-        for (&key, c) in &w.contents {
+        for (&key, c) in w.contents.iter().filter(|(key, _)| of(**key)) {
             for chunk in c.held.iter() {
                 let found = c.chunks.get(chunk.as_usize()).and_then(|m| named(m, hash));
                 if let Some(block) = found.and_then(|b| u32::try_from(b).ok()) {

@@ -88,6 +88,37 @@ fn a_killed_fetch_keeps_what_no_checkpoint_covered() {
 }
 
 #[test]
+fn a_rename_that_a_power_cut_undid_is_done_again() {
+    for (profile, what) in [(&Profile::V1_256K, file(5, 600_000)), (&Profile::V0_2015, sampler())] {
+        let (a, mut b) = (FsBench::new(), FsBench::new());
+        a.put("x", &what);
+        let ka = a.import("x", profile).unwrap();
+        let kb = fetch(&a, ka, &b, "dest");
+        // The commit was durable, the rename was not.
+        std::fs::rename(b.path("dest"), b.path("dest.part")).unwrap();
+        b.crash();
+        let chunks = b.store().info(kb).unwrap().chunks;
+        assert_eq!(b.store().have(kb).unwrap().len(), chunks, "it is there and held");
+        assert_eq!(b.at("dest").unwrap(), what);
+        assert!(b.at("dest.part").is_none());
+        let root = b.store().info(kb).unwrap().root;
+        assert_eq!(b.store().begin_fetch(&fetch_of(root, b.path("dest"))).unwrap(), kb);
+    }
+}
+
+#[test]
+fn what_was_put_at_the_final_path_after_a_lost_rename_is_not_replaced() {
+    let (a, ka) = shared(600_000);
+    let mut b = FsBench::new();
+    let kb = fetch(&a, ka, &b, "dest");
+    std::fs::rename(b.path("dest"), b.path("dest.part")).unwrap();
+    b.put("dest", &file(6, 10));
+    b.crash();
+    assert!(b.store().have(kb).unwrap().is_empty());
+    assert_eq!(b.at("dest").unwrap(), file(6, 10));
+}
+
+#[test]
 fn a_killed_fetch_whose_manifest_was_not_committed_keeps_what_it_wrote() {
     let (a, ka) = shared(2_000_000);
     let mut b = FsBench::new();

@@ -1,6 +1,7 @@
 //! What the tests share: nodes as processes ([`home`]), files and folders ([`tree`]), a peer that can
-//! lie ([`peer`]) and contents to lie about ([`dag`]).
+//! lie ([`peer`], by Bitswap [`bitswap`]) and contents to lie about ([`dag`]).
 
+pub mod bitswap;
 pub mod dag;
 pub mod home;
 pub mod peer;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dunlin::bitfield::Bitfield;
+use dunlin::net::exchange::PROTOCOL;
 use dunlin::units::ChunkIndex;
 use dunlin::wire::exchange::{Hello, MAX_JOINED_NODES_LEN, Message, StreamKind};
 use dunlin::wire::frame::FrameBuf;
@@ -208,7 +209,7 @@ fn swarm() -> Swarm<Behaviour> {
         .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
         .unwrap()
         .with_behaviour(|key| Behaviour {
-            raw: Raw::default(),
+            raw: Raw::new(PROTOCOL),
             identify: identify::Behaviour::new(identify::Config::new("/ipfs/0.1.0".into(), key.public())),
             ping: ping::Behaviour::default(),
         })

@@ -1,9 +1,8 @@
-//! A libp2p behaviour that hands out the exchange's streams as they are, without a word on them.
+//! A libp2p behaviour that hands out streams of one protocol as they are, without a word on them.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 
-use dunlin::net::exchange::PROTOCOL;
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
 use libp2p::core::upgrade::ReadyUpgrade;
@@ -32,13 +31,17 @@ impl std::fmt::Debug for Opened {
     }
 }
 
-#[derive(Default)]
 pub struct Raw {
+    protocol: StreamProtocol,
     events: VecDeque<ToSwarm<Opened, ()>>,
     waker: Option<Waker>,
 }
 
 impl Raw {
+    pub fn new(protocol: StreamProtocol) -> Raw {
+        Raw { protocol, events: VecDeque::new(), waker: None }
+    }
+
     /// Asks for one stream of ours; an [`Opened`] follows.
     pub fn open(&mut self, peer: PeerId, connection: ConnectionId) {
         let handler = NotifyHandler::One(connection);
@@ -62,7 +65,7 @@ impl NetworkBehaviour for Raw {
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::default())
+        Ok(Handler::new(self.protocol.clone()))
     }
 
     fn handle_established_outbound_connection(
@@ -73,7 +76,7 @@ impl NetworkBehaviour for Raw {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::default())
+        Ok(Handler::new(self.protocol.clone()))
     }
 
     fn on_swarm_event(&mut self, _: FromSwarm) {}
@@ -96,11 +99,17 @@ impl NetworkBehaviour for Raw {
     }
 }
 
-#[derive(Default)]
 pub struct Handler {
+    protocol: StreamProtocol,
     wanted: u32,
     streams: VecDeque<(Stream, bool)>,
     waker: Option<Waker>,
+}
+
+impl Handler {
+    fn new(protocol: StreamProtocol) -> Handler {
+        Handler { protocol, wanted: 0, streams: VecDeque::new(), waker: None }
+    }
 }
 
 impl ConnectionHandler for Handler {
@@ -112,7 +121,7 @@ impl ConnectionHandler for Handler {
     type OutboundOpenInfo = ();
 
     fn listen_protocol(&self) -> SubstreamProtocol<Protocol, ()> {
-        SubstreamProtocol::new(ReadyUpgrade::new(PROTOCOL), ())
+        SubstreamProtocol::new(ReadyUpgrade::new(self.protocol.clone()), ())
     }
 
     fn connection_keep_alive(&self) -> bool {
@@ -143,7 +152,7 @@ impl ConnectionHandler for Handler {
         }
         if self.wanted > 0 {
             self.wanted -= 1;
-            let protocol = SubstreamProtocol::new(ReadyUpgrade::new(PROTOCOL), ());
+            let protocol = SubstreamProtocol::new(ReadyUpgrade::new(self.protocol.clone()), ());
             return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol });
         }
         self.waker = Some(cx.waker().clone());

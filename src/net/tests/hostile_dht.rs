@@ -1,0 +1,298 @@
+//! Peers that lie to the DHT, flood it, or say too much of themselves.
+
+use futures::StreamExt;
+use libp2p::core::UpgradeInfo;
+use libp2p::core::upgrade::{DeniedUpgrade, InboundUpgrade};
+use libp2p::swarm::handler::ConnectionEvent;
+use libp2p::swarm::{
+    ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm, NetworkBehaviour,
+    SubstreamProtocol, Swarm, SwarmEvent, THandler, THandlerOutEvent, ToSwarm,
+};
+use libp2p::{Stream, StreamProtocol, SwarmBuilder, identify, noise, tcp, yamux};
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::task::{Context, Poll};
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::content::Hash;
+use crate::net::api::QueryId;
+use crate::net::ask::{self, Job};
+use crate::net::behaviour::LAN_KAD;
+use crate::net::dht::ProvideStatus;
+use crate::wire::kad::{Request, Told};
+
+/// Names so many protocols, the local DHT's among them.
+#[derive(Clone)]
+struct Names(usize);
+
+impl UpgradeInfo for Names {
+    type Info = StreamProtocol;
+    type InfoIter = std::vec::IntoIter<StreamProtocol>;
+    fn protocol_info(&self) -> Self::InfoIter {
+        let mut all: Vec<StreamProtocol> =
+            (0..self.0).map(|n| StreamProtocol::try_from_owned(format!("/x/{n}")).unwrap()).collect();
+        all.push(LAN_KAD);
+        all.into_iter()
+    }
+}
+
+impl InboundUpgrade<Stream> for Names {
+    type Output = ();
+    type Error = Infallible;
+    type Future = Ready<Result<(), Infallible>>;
+    fn upgrade_inbound(self, _: Stream, _: StreamProtocol) -> Self::Future {
+        ready(Ok(()))
+    }
+}
+
+struct Namer(Names);
+
+impl ConnectionHandler for Namer {
+    type FromBehaviour = Infallible;
+    type ToBehaviour = Infallible;
+    type InboundProtocol = Names;
+    type OutboundProtocol = DeniedUpgrade;
+    type InboundOpenInfo = ();
+    type OutboundOpenInfo = ();
+    fn listen_protocol(&self) -> SubstreamProtocol<Names> {
+        SubstreamProtocol::new(self.0.clone(), ())
+    }
+    fn on_behaviour_event(&mut self, e: Infallible) {
+        match e {}
+    }
+    fn connection_keep_alive(&self) -> bool {
+        true
+    }
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<DeniedUpgrade, (), Infallible>> {
+        Poll::Pending
+    }
+    fn on_connection_event(&mut self, _: ConnectionEvent<Names, DeniedUpgrade>) {}
+}
+
+impl NetworkBehaviour for Names {
+    type ConnectionHandler = Namer;
+    type ToSwarm = Infallible;
+    fn handle_established_inbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(Namer(self.clone()))
+    }
+    fn handle_established_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: libp2p::core::Endpoint,
+        _: libp2p::core::transport::PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(Namer(self.clone()))
+    }
+    fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}
+    fn on_connection_handler_event(&mut self, _: PeerId, _: ConnectionId, e: THandlerOutEvent<Self>) {
+        match e {}
+    }
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Infallible, Infallible>> {
+        Poll::Pending
+    }
+}
+
+#[derive(NetworkBehaviour)]
+struct Hostile {
+    ask: ask::Behaviour,
+    identify: identify::Behaviour,
+    names: Names,
+}
+
+fn hostile(names: usize, addresses: usize) -> Swarm<Hostile> {
+    let mut swarm = SwarmBuilder::with_new_identity()
+        .with_tokio()
+        .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
+        .unwrap()
+        .with_behaviour(|key| Hostile {
+            ask: ask::Behaviour::default(),
+            identify: identify::Behaviour::new(identify::Config::new("x".into(), key.public())),
+            names: Names(names),
+        })
+        .unwrap()
+        .with_swarm_config(|c| c.with_idle_connection_timeout(LONG))
+        .build();
+    for n in 0..addresses {
+        swarm.add_external_address(format!("/ip4/10.1.{}.{}/tcp/1", n / 250, n % 250).parse().unwrap());
+    }
+    swarm
+}
+
+/// Says it all on streams of `a_stream` requests each, and waits until all are over; how many went well.
+async fn say(swarm: &mut Swarm<Hostile>, to: &Node, requests: &[Request], a_stream: usize) -> usize {
+    let (mut chunks, mut running, mut good) = (requests.chunks(a_stream), 0, 0);
+    loop {
+        while running < 4
+            && let Some(some) = chunks.next()
+        {
+            let job = Job::new(LAN_KAD, some);
+            swarm.behaviour_mut().ask.ask(to.id(), &[to.addr()], job);
+            running += 1;
+        }
+        if running == 0 {
+            return good;
+        }
+        let event = timeout(LONG, swarm.select_next_some()).await.expect("in time");
+        if let SwarmEvent::Behaviour(HostileEvent::Ask(e)) = event {
+            running -= 1;
+            good += usize::from(e.result.is_ok());
+        }
+    }
+}
+
+fn hash(n: u32) -> Hash {
+    let mut digest = [7; 32];
+    digest[..4].copy_from_slice(&n.to_be_bytes());
+    Hash::wrap(0x12, &digest).unwrap()
+}
+
+async fn status(node: &Node) -> ProvideStatus {
+    let (reply, answer) = oneshot::channel();
+    node.tell(Command::Providing { reply }).await;
+    answer.await.unwrap()[1]
+}
+
+/// All the providers that one look-up names.
+async fn providers(node: &mut Node, what: &Hash) -> Vec<(PeerId, Vec<Multiaddr>)> {
+    node.tell(Command::FindProviders { query: QueryId(1), hash: *what }).await;
+    let mut found = Vec::new();
+    while let Some(one) = node
+        .event(|e| match e {
+            Event::Provider { peer, addrs, .. } => Some(Some((peer, addrs))),
+            Event::QueryDone { .. } => Some(None),
+            _ => None,
+        })
+        .await
+    {
+        found.push(one);
+    }
+    found
+}
+
+fn us(swarm: &Swarm<Hostile>, addr: &str) -> Told {
+    let addr: Multiaddr = addr.parse().unwrap();
+    Told { id: swarm.local_peer_id().to_bytes(), addrs: vec![addr.to_vec()] }
+}
+
+#[tokio::test]
+async fn nobody_is_made_a_provider_by_another() {
+    let mut node = Node::new(TCP).await;
+    let mut liar = hostile(0, 0);
+    let victim = PeerId::random();
+    let addr: Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().unwrap();
+    let told = Told { id: victim.to_bytes(), addrs: vec![addr.to_vec()] };
+    let own = Request::AddProvider { key: hash(2).to_bytes(), us: us(&liar, "/ip4/127.0.0.1/tcp/1") };
+    let requests = [Request::AddProvider { key: hash(1).to_bytes(), us: told }, own];
+    say(&mut liar, &node, &requests, 2).await;
+    // The second was read after the first.
+    while providers(&mut node, &hash(2)).await.is_empty() {
+        say(&mut liar, &node, &requests[1..], 1).await;
+    }
+    assert!(providers(&mut node, &hash(1)).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_flood_of_a_hundred_thousand_records_changes_nothing_in_our_own_providing() {
+    let mut cfg = config(TCP);
+    cfg.limits.foreign_records = 4_000;
+    let node = Node::with(cfg).await;
+    let ours = hash(u32::MAX);
+    node.tell(Command::Provide { hashes: vec![ours] }).await;
+    let mut flooder = hostile(0, 0);
+    let told = us(&flooder, "/ip4/127.0.0.1/tcp/1");
+    let requests: Vec<Request> =
+        (0..100_000).map(|n| Request::AddProvider { key: hash(n).to_bytes(), us: told.clone() }).collect();
+    let good = say(&mut flooder, &node, &requests, 1_000).await;
+    let after = status(&node).await;
+    assert!(good > 0 && after.stored > 0, "nothing arrived");
+    assert!(after.stored <= 1_000, "one peer has {} of 4,000 places", after.stored);
+    assert_eq!(after.keys, 1);
+    // An honest peer still finds what we provide, and finds a place for its own.
+    let mut honest = Node::new(TCP).await;
+    honest.connect(&node).await;
+    honest.event(|e| matches!(e, Event::Identified { .. }).then_some(())).await;
+    honest.tell(Command::Provide { hashes: vec![hash(200_000)] }).await;
+    while !providers(&mut honest, &ours).await.iter().any(|(p, _)| *p == node.id()) {}
+    while status(&node).await.stored == after.stored {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_lies_delays_nobody() {
+    let boot = Node::new(TCP).await;
+    // It takes connections and never says a word.
+    let hole = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = hole.local_addr().unwrap().port();
+    let mut liar = hostile(0, 0);
+    let lie = Request::AddProvider {
+        key: hash(1).to_bytes(),
+        us: us(&liar, &format!("/ip4/127.0.0.1/tcp/{port}")),
+    };
+    let (mut a, mut c) = (Node::new(TCP).await, Node::new(TCP).await);
+    for n in [&mut a, &mut c] {
+        n.connect(&boot).await;
+        n.event(|e| matches!(e, Event::Identified { .. }).then_some(())).await;
+    }
+    a.tell(Command::Provide { hashes: vec![hash(1)] }).await;
+    say(&mut liar, &boot, &[lie], 1).await;
+    let found = loop {
+        let found = providers(&mut c, &hash(1)).await;
+        if found.len() == 2 {
+            break found;
+        }
+    };
+    for (peer, addrs) in found {
+        c.tell(Command::Dial { peer: Some(peer), addrs }).await;
+    }
+    // The honest one is there while the other is still waited for.
+    let id = a.id();
+    c.event(|e| match e {
+        Event::Connected { peer, .. } if peer == id => Some(()),
+        Event::DialFailed { peer, error } => panic!("{peer:?} was waited for: {error}"),
+        _ => None,
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn identify_with_many_addresses_and_protocols_is_cut_short() {
+    for (names, addresses) in [(150, 120), (9_000, 9_000)] {
+        let mut node = Node::new(TCP).await;
+        let mut boaster = hostile(names, addresses);
+        boaster.dial(node.addr()).unwrap();
+        let id = *boaster.local_peer_id();
+        let driving = tokio::spawn(async move { while boaster.next().await.is_some() {} });
+        let connected = |e: Event| match e {
+            Event::Connected { peer, .. } if peer == id => Some(()),
+            _ => None,
+        };
+        node.event(connected).await;
+        if names < 1_000 {
+            let addrs = node
+                .event(|e| match e {
+                    Event::Identified { peer, addrs, .. } if peer == id => Some(addrs),
+                    _ => None,
+                })
+                .await;
+            assert!(!addrs.is_empty() && addrs.len() <= 16, "{} addresses", addrs.len());
+        }
+        // With more it is no message any more; either way the node goes on.
+        let (reply, answer) = oneshot::channel();
+        node.tell(Command::Peers { reply }).await;
+        let peers = answer.await.unwrap();
+        assert!(peers.iter().all(|p| p.protocols.len() <= 64 && p.addrs.len() <= 16), "{peers:?}");
+        let mut other = Node::new(TCP).await;
+        other.connect(&node).await;
+        driving.abort();
+    }
+}
