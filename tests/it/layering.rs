@@ -36,7 +36,7 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ("dht", &[]),
     ("store", &["content"]),
     ("net", &["content", "dht", "wire"]),
-    ("node", &["content", "link", "wire", "engine", "store", "net"]),
+    ("node", &["content", "dht", "link", "wire", "engine", "store", "net"]),
     ("lab", &["engine"]),
     ("http", &["content", "link", "engine", "net", "node", "lab"]),
 ];

@@ -254,14 +254,23 @@ async fn a_provider_that_lies_delays_nobody() {
     for (peer, addrs) in found {
         c.tell(Command::Dial { peer: Some(peer), addrs }).await;
     }
-    // The honest one is there while the other is still waited for.
-    let id = a.id();
-    c.event(|e| match e {
-        Event::Connected { peer, .. } if peer == id => Some(()),
-        Event::DialFailed { peer, error } => panic!("{peer:?} was waited for: {error}"),
-        _ => None,
-    })
-    .await;
+    // The honest one is there (from the look-up perhaps already) while the other is still waited for.
+    let connected = async {
+        loop {
+            let (reply, answer) = oneshot::channel();
+            c.tell(Command::Peers { reply }).await;
+            if answer.await.unwrap().iter().any(|p| p.peer == a.id().to_string()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LONG, connected).await.expect("the honest provider is reached");
+    while let Ok(event) = c.events.try_recv() {
+        if let Event::DialFailed { peer, error } = event {
+            panic!("{peer:?} was waited for: {error}");
+        }
+    }
 }
 
 #[tokio::test]
