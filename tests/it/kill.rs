@@ -101,10 +101,12 @@ fn a_fetch_killed_at_twenty_random_moments_resumes_each_time() {
     assert!(kills >= KILLS * 3 / 4, "only {kills} kills hit");
     if !copy.exists() {
         assert_no_wrong_byte(&file, &part);
+        // The file system's own blocks count as allocated, so a nearly whole file may take more than its size.
+        let missing = size.saturating_sub(on_disk);
         let uploaded = settled_upload(&a);
         b.start(&fetch).wait().ok();
         let fetched = settled_upload(&a) - uploaded;
-        assert!(fetched <= size - on_disk + AGAIN, "at the end {fetched} bytes for {}", size - on_disk);
+        assert!(fetched <= missing + AGAIN, "at the end {fetched} bytes for {missing}");
     }
     assert_same(&file, &copy);
     assert!(!part.exists());
