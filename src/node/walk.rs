@@ -109,8 +109,8 @@ fn advance(store: &dyn Store, good: &[(Cid, Bytes)], out: &mut Walked) -> Result
     Ok(())
 }
 
-/// Chunks that another content of ours holds need not come over the network: they are read there, verified
-/// as if a peer had sent them, and written here.
+/// Chunks that need not come over the network. An empty one is what its CID says. One that another content of
+/// ours holds is read there, verified as if a peer had sent it, and written here.
 fn copy_what_is_here(
     store: &dyn Store,
     content: ContentKey,
@@ -122,6 +122,12 @@ fn copy_what_is_here(
     for item in items {
         let Item::Chunk { index, first: true, spec, .. } = item else { continue };
         if have.contains(*index) {
+            continue;
+        }
+        // Nobody has to send nothing; and kubo does not.
+        if let Ok(nothing) = verify_chunk(spec, &[], &[0]) {
+            store.write_chunk(content, *index, &nothing)?;
+            copied.push((*index, 0));
             continue;
         }
         let Some((other, chunk, 0)) = store.find_block(spec.cid.hash())? else { continue };
@@ -238,6 +244,15 @@ mod tests {
         let mut body = Vec::new();
         store.read_chunk(key, ChunkIndex::new(2).unwrap(), &mut body).unwrap();
         assert!(body == same[..262_144]);
+    }
+
+    #[test]
+    fn an_empty_chunk_is_held_without_anybody_sending_it() {
+        let (from, _, root) = store_with(tree(&[("a", Vec::new()), ("b", bytes(1, 9)), ("c", Vec::new())]));
+        let store = MemStore::new();
+        let (key, walked) = fetch(&store, &from, root);
+        assert_eq!(walked.copied, [(ChunkIndex::new(0).unwrap(), 0)]);
+        assert_eq!(store.have(key).unwrap().iter().map(ChunkIndex::get).collect::<Vec<_>>(), [0]);
     }
 
     #[test]
