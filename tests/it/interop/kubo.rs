@@ -60,6 +60,16 @@ impl Kubo {
         self.repo.path()
     }
 
+    /// Fetches to a path.
+    pub fn get(&self, cid: &str, to: &Path) {
+        self.ok(&args!["get", "-o", to, cid]);
+    }
+
+    /// `kill -9`; the repository stays.
+    pub fn kill(&mut self) {
+        self.daemon.take().expect("it runs").kill();
+    }
+
     fn command(&self, args: &[OsString]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(args).current_dir(self.path()).stdin(Stdio::null());

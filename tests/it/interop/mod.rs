@@ -2,6 +2,7 @@
 //!
 //! Where they are not there a test says so on stderr and passes; with `DUNLIN_INTEROP=require`, as in CI, it fails.
 
+mod bitswap;
 mod cids;
 mod dht;
 mod helia;
