@@ -25,6 +25,7 @@ impl Engine {
         for (key, c) in &self.contents {
             c.picker.check()?;
             c.nodes.check()?;
+            self.check_twins(*key, c)?;
             want(c.swarm.len() <= self.cfg.max_neighbours, "too many neighbours")?;
             let seeds = c.swarm.values().filter(|n| n.complete).count() as u32;
             want(seeds == c.picker.seeds(), "seeds miscounted")?;

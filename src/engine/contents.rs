@@ -28,6 +28,7 @@ impl Engine {
                 if level == 0 {
                     self.cancel_unwanted(key, range);
                 }
+                self.share_range(key, range.start()..range.end());
                 self.wants_changed(key);
             }
             ContentEvent::Window { start, count, per_chunk } => {
@@ -40,8 +41,11 @@ impl Engine {
                 content.down.set_rate(now, down);
                 (self.refill, self.dispatch) = (true, true);
             }
+            ContentEvent::Same { chunk, other } => self.same(key, chunk.get(), (other.0, other.1.get())),
+            ContentEvent::NotCopied(chunk) => self.not_copied(key, chunk.get()),
             ContentEvent::Removed => {
                 self.leave_all(key);
+                self.part_all(key);
                 self.contents.remove(&key);
             }
         }
@@ -51,6 +55,7 @@ impl Engine {
         let now = self.now;
         let content = self.contents.entry(key).or_insert_with(|| Content::new(now, want));
         content.picker.set_want(want);
+        self.share_range(key, 0..u32::MAX);
         self.wants_changed(key);
         self.restart_pex(key);
         if want {
@@ -171,6 +176,7 @@ impl Engine {
         if asked {
             self.cancel_everywhere(key, c);
         }
+        self.share(key, c);
         if count {
             self.spread_held(key, c);
             self.end_of_chunk(key);
@@ -201,6 +207,7 @@ impl Engine {
             return;
         }
         let holders: Vec<PeerKey> = content.swarm.keys().copied().collect();
+        lost.iter().for_each(|c| self.share(key, *c));
         for peer in holders {
             self.refuse_queued(peer, Refusal::Gone, |q| {
                 q.content == key && lost.binary_search(&q.chunk).is_ok()
@@ -224,7 +231,9 @@ impl Engine {
         let Some(content) = self.contents.get_mut(&key) else { return };
         if !paused {
             content.picker.resume();
+            self.share_range(key, 0..u32::MAX);
         }
+        let Some(content) = self.contents.get_mut(&key) else { return };
         if content.paused == paused {
             self.wants_changed(key);
             return;
@@ -236,6 +245,7 @@ impl Engine {
             }
         } else {
             content.paused = false;
+            self.share_range(key, 0..u32::MAX);
             self.wants_changed(key);
             self.restart_pex(key);
             // A seed tells its old neighbours that it is back as well.
@@ -277,10 +287,9 @@ impl Engine {
             return;
         }
         content.picker.set(c, if later { State::Withheld } else { State::Missing });
-        if content.picker.is_open(c) {
-            content.swarm.values_mut().filter(|n| n.has(c)).for_each(|n| n.shelf.add(c));
-        }
+        content.reshelve(c);
         self.refill = true;
+        self.share(key, c);
     }
 
     /// Everything held, as a driver needs it to answer a `Join`.

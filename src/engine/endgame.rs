@@ -8,11 +8,11 @@
 use std::time::Duration;
 
 use super::Engine;
-use super::state::Peer;
+use super::state::{Content, Peer};
 use crate::units::{ContentKey, PeerKey, Time};
 
 /// What a takeover must win, beyond its own costs.
-const GAIN: Duration = Duration::from_millis(100);
+pub(super) const GAIN: Duration = Duration::from_millis(100);
 /// What is assumed of a peer that has not delivered yet.
 const GUESS: Duration = Duration::from_secs(1);
 /// A request of which no byte has come after this long has probably not begun.
@@ -55,7 +55,7 @@ impl Engine {
         if limited {
             return None;
         }
-        let best = self.best_candidate(idle)?;
+        let Some(best) = self.best_candidate(idle) else { return self.best_twin(idle) };
         if best.in_line {
             self.cancel_at(best.peer, best.content, &[best.chunk]);
         }
@@ -68,12 +68,11 @@ impl Engine {
         let now = self.now;
         let p = self.peers.get(&peer)?;
         for key in &p.contents {
-            let Some(content) = self.contents.get(key).filter(|c| c.wants() && c.picker.asked() > 0) else {
-                continue;
-            };
+            let asked = |c: &&Content| c.picker.asked() + c.picker.elsewhere() > 0;
+            let Some(content) = self.contents.get(key).filter(|c| c.wants()).filter(asked) else { continue };
             let Some(me) = content.swarm.get(&peer) else { continue };
             let late = content.picker.window().take(URGENT).filter(|c| {
-                let asks = content.picker.asks(*c);
+                let asks = self.asks_of(*key, *c);
                 asks > 0
                     && asks < self.cfg.endgame_copies
                     && me.has(*c)
@@ -81,9 +80,8 @@ impl Engine {
             });
             for c in late {
                 let Some(due) = content.picker.due(c) else { continue };
-                let there = self.soonest(*key, c)?;
-                let bytes = u64::from(content.len_of(c));
-                let here = expected(p, now, p.pipeline.live_bytes() + bytes) + p.rtt_or_zero();
+                let Some(there) = self.soonest(*key, c) else { continue };
+                let here = self.would_take(p, u64::from(content.len_of(c)));
                 if now + there > due && here + here / 2 + GAIN < there {
                     return Some((*key, c));
                 }
@@ -92,9 +90,20 @@ impl Engine {
         None
     }
 
-    /// How long until a chunk comes from where it is asked.
-    fn soonest(&self, key: ContentKey, c: u32) -> Option<Duration> {
-        let content = self.contents.get(&key)?;
+    /// How long a chunk of so many bytes would take from this peer, if it were asked for it now.
+    pub(super) fn would_take(&self, p: &Peer, bytes: u64) -> Duration {
+        expected(p, self.now, p.pipeline.live_bytes() + bytes) + p.rtt_or_zero()
+    }
+
+    /// How long until a chunk comes from where it is asked, for this content or another.
+    pub(super) fn soonest(&self, key: ContentKey, c: u32) -> Option<Duration> {
+        let twins = self.contents.get(&key)?.twins.of(c);
+        let all = std::iter::once((key, c)).chain(twins.iter().copied());
+        all.filter_map(|(key, c)| self.soonest_in(key, c)).min()
+    }
+
+    fn soonest_in(&self, key: ContentKey, c: u32) -> Option<Duration> {
+        let content = self.contents.get(&key).filter(|x| x.picker.asks(c) > 0)?;
         let at = |q: &PeerKey| {
             let q = self.peers.get(q)?;
             let i = q.pipeline.position(key, c).filter(|i| !q.pipeline.asks[*i].cancelled)?;

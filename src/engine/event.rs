@@ -31,6 +31,10 @@ pub enum ContentEvent {
     Held(ChunkRange),
     /// No longer on our disk (the file changed); told to the neighbours.
     Lost(ChunkRange),
+    /// A chunk has the name of one of another content: it is fetched for one of the two, and copied.
+    Same { chunk: ChunkIndex, other: (ContentKey, ChunkIndex) },
+    /// What [`Action::Copy`] asked for cannot be done; if it can, [`ContentEvent::Held`] says so.
+    NotCopied(ChunkIndex),
     /// How much the chunks of a range matter: 0 not wanted, 1 normal (the default), more is sooner.
     Priority { range: ChunkRange, level: u8 },
     /// Streaming: these are needed in this order, each within `per_chunk` of the one before; replaces the last window.
@@ -256,6 +260,13 @@ pub enum Action {
     Ban {
         peer: PeerKey,
         fault: Fault,
+    },
+    /// Copy a chunk that another content of ours holds: read, verify, write; then [`ContentEvent::Held`] or
+    /// [`ContentEvent::NotCopied`].
+    Copy {
+        from: (ContentKey, ChunkIndex),
+        content: ContentKey,
+        chunk: ChunkIndex,
     },
     /// Every wanted chunk of the content is held and its manifest is complete.
     Finished {

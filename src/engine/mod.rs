@@ -12,7 +12,7 @@
 //! sequence of events is taken without a panic: what names an unknown peer or content is ignored. A clock
 //! that goes back is taken as one that stands still.
 //!
-//! One policy a file: `picker`, `requests` and `endgame` (what to ask of whom), `choker` and `uploads`
+//! One policy a file: `picker`, `requests`, `pipeline`, `endgame` and `merging` (what to ask of whom), `choker` and `uploads`
 //! (whom to serve with what), [`ledger`], [`limits`], `haves`, `nodes`, `pex`.
 
 mod check;
@@ -24,9 +24,11 @@ pub mod event;
 mod haves;
 pub mod ledger;
 pub mod limits;
+mod merging;
 mod nodes;
 mod pex;
 mod picker;
+mod pipeline;
 mod requests;
 pub mod rng;
 mod state;
@@ -132,6 +134,18 @@ impl Engine {
     pub fn handle_content(&mut self, now: Time, content: ContentKey, event: ContentEvent) {
         self.advance(now);
         self.on_content(content, event);
+        self.settle();
+    }
+
+    /// Several things at once: nothing is asked of anybody before the last of them is known.
+    pub fn handle_content_all(
+        &mut self,
+        now: Time,
+        content: ContentKey,
+        events: impl IntoIterator<Item = ContentEvent>,
+    ) {
+        self.advance(now);
+        events.into_iter().for_each(|event| self.on_content(content, event));
         self.settle();
     }
 

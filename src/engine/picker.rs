@@ -31,6 +31,8 @@ pub enum State {
     Asked,
     /// With the store, being verified and written.
     Arrived,
+    /// Another content of ours asks for it, or has it: not to be asked for here.
+    Elsewhere,
     /// Verified, yet the disk was full: wanted again once the content is resumed.
     Withheld,
     Held,
@@ -105,6 +107,7 @@ pub struct Picker {
     missing: u32,
     asked: u32,
     arrived: u32,
+    elsewhere: u32,
     open: u32,
     withheld: Vec<u32>,
     window: Option<Window>,
@@ -141,6 +144,11 @@ impl Picker {
     /// Chunks that the store has not answered for.
     pub fn arrived(&self) -> u32 {
         self.arrived
+    }
+
+    /// Chunks that another content sees to.
+    pub fn elsewhere(&self) -> u32 {
+        self.elsewhere
     }
 
     /// Chunks that could be asked for now if somebody had them.
@@ -260,7 +268,7 @@ impl Picker {
             c,
             |s| {
                 s.asks = s.asks.saturating_add(1);
-                if s.state == State::Missing {
+                if matches!(s.state, State::Missing | State::Elsewhere) {
                     s.state = State::Asked;
                 }
             },
@@ -284,7 +292,7 @@ impl Picker {
         !was && self.is_open(c)
     }
 
-    /// Sets the state of a chunk: `Arrived`, `Held`, `Withheld`, or `Missing`, which becomes `Asked` if
+    /// Sets the state of a chunk: `Arrived`, `Held`, `Elsewhere`, `Withheld`, or `Missing`, which becomes `Asked` if
     /// requests for it are out. False if it does not exist or was so already.
     pub fn set(&mut self, c: u32, state: State) -> bool {
         let Some(s) = self.slots.get(c as usize) else { return false };
@@ -331,6 +339,7 @@ impl Picker {
         let count = |s: &Slot, state| u32::from(s.state == state);
         self.asked = self.asked - count(&old, State::Asked) + count(&new, State::Asked);
         self.arrived = self.arrived - count(&old, State::Arrived) + count(&new, State::Arrived);
+        self.elsewhere = self.elsewhere - count(&old, State::Elsewhere) + count(&new, State::Elsewhere);
         if let Some(i) = ChunkIndex::new(c).filter(|_| old.state != new.state) {
             if new.state == State::Held {
                 self.held.insert(i);
@@ -504,6 +513,7 @@ impl Picker {
         want(self.missing == count(&|s| wanted(s) && s.state != State::Held), "missing")?;
         want(self.asked == count(&|s| s.state == State::Asked), "asked")?;
         want(self.arrived == count(&|s| s.state == State::Arrived), "arrived")?;
+        want(self.elsewhere == count(&|s| s.state == State::Elsewhere), "elsewhere")?;
         want(self.open == count(&|s| s.at != NOWHERE), "open")?;
         want(self.open == count(&|s| wanted(s) && s.state == State::Missing), "open chunks")?;
         want(self.held.len() == count(&|s| s.state == State::Held), "held")?;

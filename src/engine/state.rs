@@ -8,10 +8,11 @@ use super::event::PeerKind;
 use super::haves::Log;
 use super::ledger::Rate;
 use super::limits::Bucket;
+use super::merging::Twins;
 use super::nodes::Nodes;
 use super::pex::Pex;
 use super::picker::{Asked, Picker, Shelf};
-use super::requests::Pipeline;
+use super::pipeline::Pipeline;
 use crate::bitfield::Bitfield;
 use crate::units::{ChunkIndex, ContentKey, PeerKey, Time};
 
@@ -28,6 +29,8 @@ pub(super) struct Content {
     pub told_complete: bool,
     /// Lengths of chunks, as runs: from this number on, this long.
     pub lens: Vec<(u32, u32)>,
+    /// Chunks that other contents have or want too.
+    pub twins: Twins,
     pub swarm: BTreeMap<PeerKey, Neighbour>,
     /// Peers that `Join` was said to, and what the log then held (they are told what came later).
     pub joining: BTreeMap<PeerKey, u64>,
@@ -52,6 +55,7 @@ impl Content {
             finished: false,
             told_complete: false,
             lens: Vec::new(),
+            twins: Twins::default(),
             swarm: BTreeMap::new(),
             joining: BTreeMap::new(),
             log: Log::default(),
@@ -84,6 +88,13 @@ impl Content {
     pub fn len_of(&self, c: u32) -> u32 {
         let at = self.lens.partition_point(|(start, _)| *start <= c);
         at.checked_sub(1).map_or(crate::units::CHUNK_LEN, |i| self.lens[i].1)
+    }
+
+    /// A chunk is open again: whoever has it can be asked for it.
+    pub fn reshelve(&mut self, c: u32) {
+        if self.picker.is_open(c) {
+            self.swarm.values_mut().filter(|n| n.has(c)).for_each(|n| n.shelf.add(c));
+        }
     }
 
     /// Counts afresh what each neighbour has for us and lacks of ours.

@@ -85,6 +85,7 @@ impl Driver {
                 self.bitswap_lost(peer, None);
                 self.forget_membership(peer);
             }
+            Action::Copy { from, content, chunk } => self.copy(from, content, chunk),
             Action::Finished { content } => self.finished(content),
         }
     }

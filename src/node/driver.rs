@@ -7,8 +7,7 @@
 //! This file has the loop and the bookkeeping; `inbound.rs` what peers say, `actions.rs` what the engine
 //! says, `fetching.rs` the life of a fetch, `stuck.rs` why one gets nowhere, `discovery.rs` whom to dial.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,22 +16,23 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::content::Cid;
 use crate::engine::event::{ContentEvent, Fault, PeerEvent, StoreResult};
 use crate::engine::{Config, Engine};
 use crate::net::api::{Command, Event, Inbound, QueryId};
-use crate::store::{ContentInfo, Store, StoreError};
+use crate::store::{ContentInfo, Store};
 use crate::units::{ChunkIndex, ChunkRange, ContentKey, PeerKey, Time};
 
-use super::api::{Banned, Failure, PeerAccount};
+use super::api::Failure;
+pub(super) use super::call::Slow;
+pub use super::call::{Call, ContentView, FetchCall, View};
 use super::clock::Clock;
-use super::contents::{Content, Contents, Counter, Waiter};
+use super::contents::{Content, Contents, Counter};
 use super::ledger::Book;
 use super::limits::Limits;
+use super::merging::Names;
 use super::peers::PeerTable;
 use super::pex::Pex;
-use super::walk::Walked;
-use super::workers::{self, Done, Pool, ReadJob, WriteJob, Written};
+use super::workers::{self, Copied, Done, Pool, ReadJob, WriterJob, Written};
 
 /// How often the driver looks after what has no event of its own.
 const TICK: Duration = Duration::from_millis(250);
@@ -45,116 +45,6 @@ const CHECKPOINT_SHARE: u32 = 4;
 const NET_STOP: Duration = Duration::from_secs(5);
 /// Messages taken from one channel before the engine's answers are carried out.
 const BATCH: usize = 64;
-
-/// What the handles ask of the driver.
-pub enum Call {
-    /// The content is complete and is to be served from now on.
-    Serve {
-        info: Box<ContentInfo>,
-        reply: oneshot::Sender<()>,
-    },
-    /// A fetch from these, and from those that every fetch asks first, is about to begin.
-    Dial {
-        peers: Vec<Multiaddr>,
-    },
-    Fetch(Box<FetchCall>),
-    /// Serve it no more; it stays in the store.
-    Withdraw {
-        key: ContentKey,
-        reply: oneshot::Sender<()>,
-    },
-    /// It is gone from the store.
-    Forget {
-        key: ContentKey,
-        reply: oneshot::Sender<()>,
-    },
-    /// These chunks are held no longer.
-    Lost {
-        key: ContentKey,
-        ranges: Vec<ChunkRange>,
-    },
-    /// Fetch these next, in this order (of a held-back fetch).
-    Stream {
-        key: ContentKey,
-        ranges: Vec<ChunkRange>,
-    },
-    /// Answers when the chunk is held.
-    WaitFor {
-        key: ContentKey,
-        chunk: ChunkIndex,
-        reply: oneshot::Sender<()>,
-    },
-    /// Answers after the next walk of the manifest.
-    WaitNodes {
-        key: ContentKey,
-        reply: oneshot::Sender<()>,
-    },
-    /// How a content is told to the DHT from now on.
-    Provide {
-        root: Cid,
-        mode: super::config::Providing,
-    },
-    View {
-        reply: oneshot::Sender<View>,
-    },
-    /// These limits hold from now on.
-    Limits(Box<Limits>),
-    /// What went between us and each connected peer.
-    Accounts {
-        reply: oneshot::Sender<BTreeMap<PeerId, PeerAccount>>,
-    },
-    Banned {
-        reply: oneshot::Sender<Vec<Banned>>,
-    },
-    /// Take a ban back; answers whether there was one.
-    Pardon {
-        peer: PeerId,
-        reply: oneshot::Sender<bool>,
-    },
-    Shutdown {
-        reply: oneshot::Sender<()>,
-    },
-}
-
-pub struct FetchCall {
-    pub info: ContentInfo,
-    pub size_hint: Option<u64>,
-    pub peers: Vec<Multiaddr>,
-    pub hold: bool,
-    pub waiter: Option<Waiter>,
-}
-
-/// What a status shows beyond what the store knows.
-#[derive(Default)]
-pub struct View {
-    pub connected: u32,
-    pub down: Counter,
-    pub up: Counter,
-    pub contents: BTreeMap<ContentKey, ContentView>,
-}
-
-#[derive(Clone, Default)]
-pub struct ContentView {
-    pub state: String,
-    pub stuck: Option<super::stuck::Reason>,
-    pub peers: u32,
-    pub down_rate: f64,
-    pub up_rate: f64,
-}
-
-/// Results of slow work done off the driver, on the runtime's blocking threads.
-pub(super) enum Slow {
-    Walked(Box<Walked>),
-    FirstNodes { key: ContentKey, nodes: Vec<(Cid, bytes::Bytes)> },
-    Checkpointed(Result<(), StoreError>),
-    Finished { key: ContentKey, result: Result<(PathBuf, u64), StoreError>, seed: bool },
-    Blocks { key: ContentKey, hashes: Vec<crate::content::Hash> },
-    Part { root: Cid, part: Option<super::parts::Part> },
-    Specs(super::bitswap::Specs),
-    Looked(super::bitswap::Looked),
-    Withdrawn { key: ContentKey, have: crate::bitfield::Bitfield },
-    Kept { result: Result<(), StoreError>, ids: BTreeSet<PeerId> },
-}
 
 /// The channels that a driver needs besides the engine and the store.
 pub struct Wiring {
@@ -200,13 +90,14 @@ pub struct Driver {
     pub(super) limits: Limits,
     pub(super) book: Book,
     pub(super) bitswap: super::bitswap::Bitswap,
+    pub(super) names: Names,
     pub(super) pex: Pex,
     pub(super) slow_tx: mpsc::Sender<Slow>,
     pub(super) down: Counter,
     pub(super) up: Counter,
     /// Commands that did not fit the network task's channel.
     pub(super) unsent: std::collections::VecDeque<Command>,
-    pub(super) writers: Pool<WriteJob>,
+    pub(super) writers: Pool<WriterJob>,
     pub(super) readers: Pool<ReadJob>,
     dirty_bytes: u64,
     checkpointing: bool,
@@ -251,6 +142,7 @@ impl Driver {
             limits: w.limits,
             book: w.book,
             bitswap: Default::default(),
+            names: Names::default(),
             pex: Pex::new(w.key),
             slow_tx,
             down: Counter::default(),
@@ -393,7 +285,7 @@ impl Driver {
                 self.buffers.put(body);
                 let from = self.peers.key(from);
                 match outcome {
-                    Written::Ok => self.stored(content, chunk, from, data_len),
+                    Written::Ok => self.stored(content, chunk, Some(from), data_len),
                     Written::Bad => self.engine.handle_store(now, StoreResult::Bad { content, chunk, from }),
                     Written::Malformed(why) => {
                         self.engine.handle_store(now, StoreResult::NotStored { content, chunk });
@@ -401,6 +293,17 @@ impl Driver {
                     }
                     Written::Failed(error) => {
                         self.engine.handle_store(now, StoreResult::NotStored { content, chunk });
+                        self.store_failed(content, &error);
+                    }
+                }
+            }
+            Done::Copied { content, chunk, data_len, outcome, body } => {
+                self.buffers.put(body);
+                match outcome {
+                    Copied::Ok => self.stored(content, chunk, None, data_len),
+                    Copied::Gone => self.not_copied(content, chunk),
+                    Copied::Failed(error) => {
+                        self.not_copied(content, chunk);
                         self.store_failed(content, &error);
                     }
                 }
@@ -468,7 +371,8 @@ impl Driver {
         }
     }
 
-    fn stored(&mut self, key: ContentKey, chunk: ChunkIndex, from: PeerKey, data_len: u64) {
+    /// A chunk is held from now on: it came from a peer, or (`None`) was copied from another content of ours.
+    fn stored(&mut self, key: ContentKey, chunk: ChunkIndex, from: Option<PeerKey>, data_len: u64) {
         let now = self.clock.now();
         self.dirty_bytes += data_len;
         if let Some(content) = self.contents.get_mut(key) {
@@ -486,7 +390,10 @@ impl Driver {
                 }
             }
         }
-        self.engine.handle_store(now, StoreResult::Stored { content: key, chunk, from });
+        match from {
+            Some(from) => self.engine.handle_store(now, StoreResult::Stored { content: key, chunk, from }),
+            None => self.engine.handle_content(now, key, ContentEvent::Held(ChunkRange::one(chunk))),
+        }
         self.bitswap_news();
         self.provide(key);
     }
@@ -553,6 +460,7 @@ impl Driver {
         }
         content.all_left();
         content.fetch = None;
+        self.names.forget(key);
         self.stop_providing(key);
     }
 

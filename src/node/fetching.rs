@@ -128,13 +128,12 @@ impl Driver {
         }
         let (from, mut grew) = (content.chunks, None);
         content.chunks += grown;
-        for (count, len) in walked.grew {
-            self.engine.handle_content(now, key, ContentEvent::Grew { count, len });
-        }
+        let grow = |(count, len)| ContentEvent::Grew { count, len };
+        let mut news: Vec<ContentEvent> = walked.grew.into_iter().map(grow).collect();
         if let Some(range) = ChunkRange::new(from, from + grown) {
             grew = Some(range);
             if fetch.hold {
-                self.engine.handle_content(now, key, ContentEvent::Priority { range, level: 0 });
+                news.push(ContentEvent::Priority { range, level: 0 });
             }
             for &(chunk, bytes) in &walked.copied {
                 if content.have.insert(chunk) {
@@ -142,19 +141,18 @@ impl Driver {
                 }
             }
             // What an earlier run of this fetch, or another content, already has.
-            let held: Vec<_> = content
-                .have
-                .ranges()
-                .filter_map(|r| ChunkRange::new(r.start().max(range.start()), r.end().min(range.end())))
-                .collect();
-            for range in held {
-                self.engine.handle_content(now, key, ContentEvent::Held(range));
-            }
+            let within =
+                |r: ChunkRange| ChunkRange::new(r.start().max(range.start()), r.end().min(range.end()));
+            news.extend(content.have.ranges().filter_map(within).map(ContentEvent::Held));
+            // What another fetch wants as well.
+            news.extend(self.names.shared(key, &walked.names));
         }
         if walked.done {
             fetch.manifest_done = true;
-            self.engine.handle_content(now, key, ContentEvent::ManifestComplete);
+            news.push(ContentEvent::ManifestComplete);
         }
+        // All at once, so that nobody is asked for what is here or under way.
+        self.engine.handle_content_all(now, key, news);
         let wanted = fetch.wanted.add(walked.missing);
         if !wanted.is_empty() {
             self.engine.handle_content(now, key, ContentEvent::NodesWanted(wanted));
@@ -210,6 +208,7 @@ impl Driver {
         let Some(content) = self.contents.get_mut(key) else { return };
         content.complete = true;
         let Some(fetch) = content.fetch.take() else { return };
+        self.names.forget(key);
         let link = Link { size: Some(size), name: content.name.clone(), ..Link::new(content.root) };
         let shared =
             Shared { cid: content.root.to_string(), link: link.to_string(), size, path, skipped: Vec::new() };
@@ -232,6 +231,7 @@ impl Driver {
         }
         content.all_left();
         let active = std::mem::take(&mut content.active);
+        self.names.forget(key);
         self.bitswap_forgets(key);
         if active {
             self.engine.handle_content(now, key, ContentEvent::Removed);

@@ -14,7 +14,7 @@ use crate::wire::frame::MAX_FRAME;
 
 use super::driver::{Driver, Slow};
 use super::walk::first_nodes;
-use super::workers::WriteJob;
+use super::workers::{WriteJob, WriterJob};
 
 /// The longest inner node that fits a frame.
 const MAX_NODE_LEN: usize = MAX_FRAME - 1_024;
@@ -298,7 +298,13 @@ impl Driver {
                 if let Some(c) = self.contents.get_mut(content) {
                     c.down.total += bytes;
                 }
-                self.writers.give(WriteJob { content, chunk, from: peer, block_lens, body });
+                self.writers.give(WriterJob::Arrived(WriteJob {
+                    content,
+                    chunk,
+                    from: peer,
+                    block_lens,
+                    body,
+                }));
             }
             Arrival::Late | Arrival::Unasked => self.buffers.put(body),
         }

@@ -5,10 +5,12 @@ use bytes::Bytes;
 
 use crate::content::Cid;
 use crate::content::block::verify_block;
-use crate::content::chunk::verify_chunk;
+use crate::content::chunk::{ChunkSpec, verify_chunk};
 use crate::content::manifest::{Item, Step, Walker};
 use crate::store::{Store, StoreError};
 use crate::units::{CHUNK_LEN, ChunkIndex, ContentKey, PeerKey};
+
+use super::merging::{Name, name_of};
 
 /// Nodes given to a newcomer, at most.
 const MAX_FIRST_NODES: usize = crate::wire::exchange::MAX_CIDS as usize;
@@ -30,6 +32,8 @@ pub struct Walked {
     pub grew: Vec<(u32, u32)>,
     /// Chunks that another content of ours had, copied, with their bytes of files.
     pub copied: Vec<(ChunkIndex, u64)>,
+    /// The names of the new chunks that are not here.
+    pub names: Vec<(ChunkIndex, Name)>,
     /// The walk stopped for breath only.
     pub more: bool,
     /// Inner nodes that are needed next.
@@ -56,6 +60,7 @@ pub fn walk(store: &dyn Store, job: Walk) -> Walked {
         walker,
         grew: vec![],
         copied: vec![],
+        names: vec![],
         more: false,
         missing: vec![],
         bad: vec![],
@@ -97,7 +102,7 @@ fn advance(store: &dyn Store, good: &[(Cid, Bytes)], out: &mut Walked) -> Result
     }
     store.extend(out.content, &items)?;
     note_chunks(&items, &mut out.grew);
-    copy_what_is_here(store, out.content, &items, &mut out.copied)?;
+    copy_what_is_here(store, &items, out)?;
     match step? {
         Step::More => out.more = true,
         Step::Missing(cids) => out.missing = cids,
@@ -111,36 +116,58 @@ fn advance(store: &dyn Store, good: &[(Cid, Bytes)], out: &mut Walked) -> Result
 
 /// Chunks that need not come over the network. An empty one is what its CID says. One that another content of
 /// ours holds is read there, verified as if a peer had sent it, and written here.
-fn copy_what_is_here(
-    store: &dyn Store,
-    content: ContentKey,
-    items: &[Item],
-    copied: &mut Vec<(ChunkIndex, u64)>,
-) -> Result<(), StoreError> {
-    let have = store.have(content)?;
+fn copy_what_is_here(store: &dyn Store, items: &[Item], out: &mut Walked) -> Result<(), StoreError> {
+    let have = store.have(out.content)?;
     let mut body = Vec::new();
     for item in items {
         let Item::Chunk { index, first: true, spec, .. } = item else { continue };
         if have.contains(*index) {
             continue;
         }
-        // Nobody has to send nothing; and kubo does not.
-        if let Ok(nothing) = verify_chunk(spec, &[], &[0]) {
-            store.write_chunk(content, *index, &nothing)?;
-            copied.push((*index, 0));
-            continue;
+        match copy_if_here(store, out.content, *index, spec, &mut body)? {
+            Some(bytes) => out.copied.push((*index, bytes)),
+            None => out.names.extend(name_of(spec).map(|name| (*index, name))),
         }
-        let Some((other, chunk, 0)) = store.find_block(spec.cid.hash())? else { continue };
-        if other == content {
-            continue;
-        }
-        // A file that changed meanwhile, or a chunk cut otherwise: then it comes over the network.
-        let Ok(read) = store.read_chunk(other, chunk, &mut body) else { continue };
-        let Ok(data) = verify_chunk(spec, &body, &read.block_lens) else { continue };
-        store.write_chunk(content, *index, &data)?;
-        copied.push((*index, data.data_len()));
     }
     Ok(())
+}
+
+/// One of them; says how many bytes of files it has, if it is held now.
+fn copy_if_here(
+    store: &dyn Store,
+    content: ContentKey,
+    index: ChunkIndex,
+    spec: &ChunkSpec,
+    body: &mut Vec<u8>,
+) -> Result<Option<u64>, StoreError> {
+    // Nobody has to send nothing; and kubo does not.
+    if let Ok(nothing) = verify_chunk(spec, &[], &[0]) {
+        store.write_chunk(content, index, &nothing)?;
+        return Ok(Some(0));
+    }
+    let found = store.find_block(spec.cid.hash())?;
+    let Some((other, chunk, _)) = found.filter(|(other, _, block)| *other != content && *block == 0) else {
+        return Ok(None);
+    };
+    copy_chunk(store, (other, chunk), (content, index), spec, body)
+}
+
+/// Copies a chunk from one content to another; `None` if it is not there (a file that changed) or is another
+/// (cut otherwise): then it has to come over the network.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn copy_chunk(
+    store: &dyn Store,
+    (other, from): (ContentKey, ChunkIndex),
+    (content, to): (ContentKey, ChunkIndex),
+    spec: &ChunkSpec,
+    body: &mut Vec<u8>,
+) -> Result<Option<u64>, StoreError> {
+    let Ok(read) = store.read_chunk(other, from, body) else { return Ok(None) };
+    let Ok(data) = verify_chunk(spec, body, &read.block_lens) else { return Ok(None) };
+    store.write_chunk(content, to, &data)?;
+    Ok(Some(data.data_len()))
 }
 
 /// Adds the first occurrences among `items` to the runs of equal length.

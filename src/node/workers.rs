@@ -21,6 +21,7 @@ use crate::units::{ChunkIndex, ContentKey};
 use crate::wire::exchange::Message;
 
 use super::bitswap::Sending;
+use super::walk::copy_chunk;
 
 /// Jobs that wait in a pool's queue; more are kept by the driver.
 const QUEUE: usize = 32;
@@ -34,6 +35,20 @@ pub struct WriteJob {
     pub from: PeerId,
     pub block_lens: Vec<u32>,
     pub body: Vec<u8>,
+}
+
+/// A chunk of one content that another of ours wants as well.
+pub struct CopyJob {
+    pub from: (ContentKey, ChunkIndex),
+    pub content: ContentKey,
+    pub chunk: ChunkIndex,
+    pub body: Vec<u8>,
+}
+
+/// What the writing threads do.
+pub enum WriterJob {
+    Arrived(WriteJob),
+    Copy(CopyJob),
 }
 
 /// A chunk that a peer is to get.
@@ -51,6 +66,16 @@ pub struct ReadJob {
 pub enum Sink {
     Exchange { root: Cid, link: Link },
     Bitswap(Sending),
+}
+
+/// How copying a chunk went.
+#[derive(Debug)]
+pub enum Copied {
+    Ok,
+    /// It is not where it was, or is another after all.
+    Gone,
+    /// It could not be written: our own store is at fault.
+    Failed(StoreError),
 }
 
 /// How a chunk that arrived was found.
@@ -74,8 +99,21 @@ pub enum Done {
         outcome: Written,
         body: Vec<u8>,
     },
+    Copied {
+        content: ContentKey,
+        chunk: ChunkIndex,
+        data_len: u64,
+        outcome: Copied,
+        body: Vec<u8>,
+    },
     /// Only of reads that failed: a chunk that was read went to the peer's stream without the driver.
-    Unreadable { content: ContentKey, chunk: ChunkIndex, to: PeerId, error: StoreError, body: Vec<u8> },
+    Unreadable {
+        content: ContentKey,
+        chunk: ChunkIndex,
+        to: PeerId,
+        error: StoreError,
+        body: Vec<u8>,
+    },
 }
 
 /// One pool with what did not fit its queue.
@@ -148,12 +186,28 @@ pub fn writers(
     store: Arc<dyn Store>,
     done: mpsc::Sender<Done>,
     threads: usize,
-) -> std::io::Result<Pool<WriteJob>> {
-    Pool::start("dunlin-write", threads, move |job: WriteJob| {
-        let (data_len, outcome) = write(&*store, &job);
-        let WriteJob { content, chunk, from, body, .. } = job;
+) -> std::io::Result<Pool<WriterJob>> {
+    Pool::start("dunlin-write", threads, move |job| {
+        let result = match job {
+            WriterJob::Arrived(job) => {
+                let (data_len, outcome) = write(&*store, &job);
+                let WriteJob { content, chunk, from, body, .. } = job;
+                Done::Written { content, chunk, from, data_len, outcome, body }
+            }
+            WriterJob::Copy(CopyJob { from, content, chunk, mut body }) => {
+                let copied = store
+                    .chunk(content, chunk)
+                    .and_then(|spec| copy_chunk(&*store, from, (content, chunk), &spec, &mut body));
+                let (data_len, outcome) = match copied {
+                    Ok(Some(data_len)) => (data_len, Copied::Ok),
+                    Ok(None) => (0, Copied::Gone),
+                    Err(e) => (0, Copied::Failed(e)),
+                };
+                Done::Copied { content, chunk, data_len, outcome, body }
+            }
+        };
         // The driver is gone when this fails: the node is shutting down.
-        let _ = done.blocking_send(Done::Written { content, chunk, from, data_len, outcome, body });
+        let _ = done.blocking_send(result);
     })
 }
 

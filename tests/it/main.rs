@@ -16,6 +16,7 @@ mod lab;
 mod layering;
 mod ledger;
 mod limits;
+mod merging;
 mod pex;
 mod stuck;
 mod support;

@@ -19,6 +19,10 @@ enum Op {
     /// The oldest chunk handed to the driver has left.
     Sent,
     Pass(u64),
+    /// Two chunks, of two contents, are the same.
+    Same(u32, u32, u32),
+    /// The driver is done with the oldest copy.
+    Copied(bool),
     Slots(u16),
     Limits(Option<u64>, Option<u64>),
 }
@@ -96,6 +100,8 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (0u64..8, 0u8..3, 0u32..40).prop_map(|(p, how, c)| Op::Deliver(p, how, c)),
         6 => (0u8..4, key(), 0u32..40, 0u64..8).prop_map(|(how, k, c, p)| Op::Store(how, k, c, p)),
         4 => Just(Op::Sent),
+        5 => (key(), 0u32..20, 0u32..20).prop_map(|(k, c, d)| Op::Same(k, c, d)),
+        4 => any::<bool>().prop_map(Op::Copied),
         3 => (0u64..70_000).prop_map(Op::Pass),
         1 => (0u16..6).prop_map(Op::Slots),
         1 => (prop::option::of(0u64..9_000_000), prop::option::of(0u64..9_000_000)).prop_map(|(u, d)| Op::Limits(u, d)),
@@ -110,6 +116,7 @@ struct Driver {
     /// Unanswered requests of a peer.
     owed: BTreeMap<(u64, ContentKey, ChunkIndex), i32>,
     sending: Vec<(PeerKey, ContentKey, ChunkIndex)>,
+    copying: Vec<(ContentKey, ChunkIndex)>,
     arrived: Vec<(ContentKey, ChunkIndex, PeerKey)>,
 }
 
@@ -132,6 +139,10 @@ impl Driver {
                     *self.owed.entry((peer.0, content, chunk)).or_default() -= 1;
                 }
                 Action::Have { ranges, .. } | Action::Lost { ranges, .. } => assert!(!ranges.is_empty()),
+                Action::Copy { from, content, chunk } => {
+                    assert!(e.holds(from.0, from.1) && !e.holds(content, chunk));
+                    self.copying.push((content, chunk));
+                }
                 Action::Ban { peer, .. } => self.forget(peer.0),
                 _ => {}
             }
@@ -210,6 +221,21 @@ fn apply(e: &mut Engine, d: &mut Driver, now: &mut Time, op: Op) {
                 e.handle_peer(*now, peer, PeerEvent::Sent { content, chunk, bytes: 262_144 });
             }
         }
+        Op::Same(k, c, d) => {
+            let other = (ContentKey(1 - k.min(1)), ix(d));
+            e.handle_content(*now, ContentKey(k), ContentEvent::Same { chunk: ix(c), other });
+        }
+        Op::Copied(well) => {
+            if !d.copying.is_empty() {
+                let (k, chunk) = d.copying.remove(0);
+                let done = if well {
+                    ContentEvent::Held(ChunkRange::one(chunk))
+                } else {
+                    ContentEvent::NotCopied(chunk)
+                };
+                e.handle_content(*now, k, done);
+            }
+        }
         Op::Pass(ms) => {
             *now = *now + Duration::from_millis(ms);
             e.handle_timeout(*now);
@@ -225,6 +251,7 @@ proptest! {
     fn no_event_sequence_breaks_an_invariant(
         seed in any::<u64>(),
         copies in 1u8..4,
+        two in any::<bool>(),
         ops in prop::collection::vec(op(), 1..150),
     ) {
         let cfg = Config { max_neighbours: 5, max_peers: 7, queue_per_peer: 8, endgame_copies: copies, ..Config::default() };
@@ -240,7 +267,15 @@ proptest! {
             Op::Peer(1, PeerEvent::Joined { content: ContentKey(0), have: Bitfield::full(9), complete: false }),
             Op::Peer(0, PeerEvent::Unchoked),
         ];
-        for op in start.into_iter().chain(ops) {
+        // Another content shares some of its chunks, with sources of its own.
+        let other = [
+            Op::Content(1, ContentEvent::Added { want: true }),
+            Op::Content(1, ContentEvent::Grew { count: 20, len: 262_144 }),
+            Op::Peer(1, PeerEvent::Joined { content: ContentKey(1), have: Bitfield::new(), complete: true }),
+        ];
+        let shared = (0..20).map(|c| Op::Same(1, c, 19 - c));
+        let start = start.into_iter().chain(other.into_iter().chain(shared).filter(|_| two));
+        for op in start.chain(ops) {
             apply(&mut e, &mut d, &mut now, op.clone());
             d.act(&mut e);
             if let Err(what) = e.check_invariants() {

@@ -2,6 +2,7 @@
 
 mod fetching;
 mod fuzz;
+mod merging;
 mod net;
 mod one;
 mod picker;

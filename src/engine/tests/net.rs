@@ -341,7 +341,7 @@ impl Net {
             Action::Interested { peer, interested, .. } => {
                 self.tell(n, peer, PeerEvent::Interested { content, interested })
             }
-            Action::AskPeers { .. } => {}
+            Action::AskPeers { .. } | Action::Copy { .. } => {}
             Action::FindPeers { .. } => self.nodes[n].finds += 1,
             Action::Ban { peer, .. } => {
                 self.nodes[n].banned.insert(peer.0 as usize);

@@ -52,6 +52,8 @@ impl World<'_> {
                 self.banned.insert(number(peer));
                 self.close(i, number(peer));
             }
+            // There is one content only.
+            Action::Copy { .. } => {}
             Action::Finished { .. } => self.finished(i),
         }
     }
