@@ -19,6 +19,15 @@ enum Page {
     },
 }
 
+impl Page {
+    fn word(&self, w: usize) -> u64 {
+        match self {
+            Page::Full => u64::MAX,
+            Page::Some { words, .. } => words.get(w).copied().unwrap_or(0),
+        }
+    }
+}
+
 /// A set of chunk numbers.
 #[derive(Clone, Debug, Default)]
 pub struct Bitfield {
@@ -73,6 +82,20 @@ impl Bitfield {
 
     /// Adds one number; true if it was not there.
     pub fn insert(&mut self, i: ChunkIndex) -> bool {
+        // Mostly the word is there already, and the page does not become full.
+        let (p, o) = (i.get() / PAGE, i.get() % PAGE);
+        if let Ok(at) = self.place(p)
+            && let Page::Some { count, words } = &mut self.pages[at].1
+            && *count + 1 < PAGE
+            && let Some(word) = words.get_mut((o / 64) as usize)
+        {
+            let bit = 1 << (o % 64);
+            let new = *word & bit == 0;
+            *word |= bit;
+            *count += u32::from(new);
+            self.count += u32::from(new);
+            return new;
+        }
         let before = self.count;
         self.insert_range(ChunkRange::one(i));
         self.count > before
@@ -113,6 +136,9 @@ impl Bitfield {
     }
 
     pub fn remove_range(&mut self, r: ChunkRange) {
+        // Beyond the last page there is nothing, however far the run goes.
+        let end = self.pages.last().map_or(0, |(p, _)| (p + 1).saturating_mul(PAGE));
+        let Some(r) = ChunkRange::new(r.start(), r.end().min(end)) else { return };
         for (p, from, to) in pages_of(r) {
             let Ok(at) = self.place(p) else { continue };
             let page = &mut self.pages[at].1;
@@ -144,7 +170,34 @@ impl Bitfield {
 
     /// The numbers, in order.
     pub fn iter(&self) -> impl Iterator<Item = ChunkIndex> + '_ {
-        self.ranges().flat_map(ChunkRange::iter)
+        let words = self.pages.iter().flat_map(|(p, page)| {
+            let n = if let Page::Some { words, .. } = page { words.len() } else { WORDS };
+            (0..n).map(move |w| (p * PAGE + w as u32 * 64, page.word(w)))
+        });
+        words.flat_map(|(base, mut word)| {
+            std::iter::from_fn(move || {
+                let bit = word.trailing_zeros();
+                // Of a word without bits nothing is left.
+                word &= word.wrapping_sub(1);
+                (bit < 64).then_some(base + bit)
+            })
+            .filter_map(ChunkIndex::new)
+        })
+    }
+
+    /// How many numbers are in both sets.
+    pub fn in_common(&self, other: &Bitfield) -> u32 {
+        let both = |(p, page): &(u32, Page)| {
+            let Ok(at) = other.place(*p) else { return 0 };
+            match (page, &other.pages[at].1) {
+                (Page::Full, other) => page_len(other),
+                (page, Page::Full) => page_len(page),
+                (Page::Some { words: a, .. }, Page::Some { words: b, .. }) => {
+                    a.iter().zip(b).map(|(a, b)| (a & b).count_ones()).sum()
+                }
+            }
+        };
+        self.pages.iter().map(both).sum()
     }
 
     /// The first number in the set that is at least `from`.
@@ -291,6 +344,37 @@ mod tests {
             prop_assert_eq!(b.len() as usize, set.len());
             prop_assert!(b.iter().eq(set.iter().copied()));
             prop_assert_eq!(set.iter().copied().collect::<Bitfield>(), b);
+        }
+
+        #[test]
+        fn what_two_have_in_common_is_counted(
+            runs in prop::collection::vec((any::<bool>(), 0u32..200_000, 1u32..140_000), 0..12),
+        ) {
+            let (mut a, mut b) = (Bitfield::new(), Bitfield::new());
+            for (first, start, len) in runs {
+                let to = if first { &mut a } else { &mut b };
+                to.insert_range(ChunkRange::new(start, start + len).unwrap());
+            }
+            let both = a.iter().filter(|i| b.contains(*i)).count() as u32;
+            prop_assert_eq!((a.in_common(&b), b.in_common(&a)), (both, both));
+        }
+
+        #[test]
+        fn one_number_at_a_time_is_as_good_as_a_run(
+            numbers in prop::collection::vec(prop_oneof![0u32..200, 65_400u32..65_700], 0..300), fill in any::<bool>(),
+        ) {
+            let (mut b, mut set) = (Bitfield::new(), BTreeSet::new());
+            if fill {
+                // A page that becomes full by its last number.
+                b.insert_range(ChunkRange::new(200, 65_400).unwrap());
+                set.extend(ChunkRange::new(200, 65_400).unwrap().iter());
+            }
+            for i in numbers.into_iter().chain((0..200).filter(|_| fill)).filter_map(ChunkIndex::new) {
+                prop_assert_eq!(b.insert(i), set.insert(i));
+            }
+            prop_assert_eq!(b.len() as usize, set.len());
+            prop_assert!(b.iter().eq(set.iter().copied()));
+            prop_assert!(b.ranges().flat_map(ChunkRange::iter).eq(set.iter().copied()));
         }
     }
 }

@@ -330,8 +330,11 @@ impl Engine {
         // Taking a request over opens nothing and lists the peer that lost it; so this ends.
         for _ in 0..8 {
             if std::mem::take(&mut self.refill) {
-                let all: Vec<PeerKey> = self.peers.keys().copied().collect();
-                all.into_iter().for_each(|p| self.list(p));
+                // Whoever chokes us is listed when it no longer does.
+                for (key, p) in self.peers.iter_mut().filter(|(_, p)| !p.listed && !p.choking_us) {
+                    p.listed = true;
+                    self.listed.push(*key);
+                }
             }
             if self.listed.is_empty() {
                 break;

@@ -248,12 +248,25 @@ impl Picker {
 
     /// A neighbour got a chunk.
     pub fn seen(&mut self, c: u32) {
-        self.change(c, |s| s.seen = s.seen.saturating_add(1), None);
+        self.spread_by(c, |seen| seen.saturating_add(1));
     }
 
     /// A neighbour that had a chunk is gone, or lost it.
     pub fn unseen(&mut self, c: u32) {
-        self.change(c, |s| s.seen = s.seen.saturating_sub(1), None);
+        self.spread_by(c, |seen| seen.saturating_sub(1));
+    }
+
+    /// What a swarm does most: only the bucket changes by it, and only of an open chunk.
+    fn spread_by(&mut self, c: u32, f: impl FnOnce(u16) -> u16) {
+        let Some(s) = self.slots.get_mut(c as usize) else { return };
+        let seen = f(s.seen);
+        if s.at == NOWHERE {
+            s.seen = seen;
+            return;
+        }
+        self.leave(c);
+        self.slots[c as usize].seen = seen;
+        self.enter(c);
     }
 
     pub fn count_sent(&mut self, c: u32) {

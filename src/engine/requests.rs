@@ -255,6 +255,9 @@ impl Engine {
     /// Asks a peer for as much as it can take.
     pub(super) fn fill(&mut self, peer: PeerKey) {
         let now = self.now;
+        if self.peers.get(&peer).is_none_or(|p| p.choking_us) {
+            return;
+        }
         let mut batch: Vec<(ContentKey, Vec<ChunkIndex>)> = Vec::new();
         let least = self.least(peer);
         while self.peers.get(&peer).is_some_and(|p| p.has_room(now, least)) {

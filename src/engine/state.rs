@@ -146,8 +146,7 @@ impl Neighbour {
             return;
         }
         self.offers = self.have.iter().filter(|c| picker.is_missing(c.get())).count() as u32;
-        let both = self.have.iter().filter(|c| picker.held().contains(*c)).count() as u32;
-        self.lacks = picker.held().len() - both;
+        self.lacks = picker.held().len() - self.have.in_common(picker.held());
     }
 }
 
