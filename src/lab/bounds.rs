@@ -210,7 +210,7 @@ impl Case {
         let f = Fairness {
             contributors: self.n,
             riders: 1,
-            size: 128 * MIB,
+            size: 64 * MIB,
             up: UP,
             slots: self.slots,
             seed: self.seed,

@@ -361,3 +361,23 @@ fn tables_are_bounded() {
     assert_eq!((one.e.peers().count(), one.e.neighbours(K).count()), (50, 20));
     assert!(has(&one.said, |a| matches!(a, Action::Leave { .. })) || one.e.peers().count() == 50);
 }
+
+#[test]
+fn an_optimistic_peer_that_wants_nothing_makes_room_when_slots_are_closed() {
+    let mut one = One::seed(64);
+    (1..=14).for_each(|p| drop(one.taker(p)));
+    // Nobody asks for anything, so one slot after the other is opened.
+    one.pass(2_000);
+    let holders = |one: &One| (1..=14).filter(|p| !one.view(*p).choked).count();
+    assert_eq!(holders(&one), 14);
+    one.pass(40_000);
+    let o = (1..=14).find(|p| one.view(*p).optimistic).unwrap();
+    one.peer(o, PeerEvent::Interested { content: K, interested: false });
+    // Now the link is busy: slots are closed, and those who want something come before the one that does not.
+    for p in (1..=14).filter(|p| *p != o) {
+        one.ask(p, 0..8);
+    }
+    one.pass(9_000);
+    assert!(holders(&one) < 14);
+    assert!(one.view(o).choked, "everything counted is looked at after each event as well");
+}
