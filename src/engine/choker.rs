@@ -3,8 +3,8 @@
 //! Every 10 s the interested peers are ranked by what they sent us of late, and the best hold the
 //! slots; among those that sent about the same the ones that lag behind come first, softly, so that a
 //! swarm ends together. Every 30 s one more slot goes to another at random, newcomers favoured and those
-//! that took much and gave nothing disfavoured; it goes on sooner if that peer has what we want and does
-//! not answer in kind. A slot that falls free is filled at once. A peer that has
+//! that took much and gave nothing disfavoured; every slot goes on sooner if its peer has what we want and
+//! does not answer in kind. A slot that falls free is filled at once. A peer that has
 //! fetched everything goes on by need alone; one that never fetched anything lets the slots rotate. `Slots::Auto` opens another slot
 //! whenever the link would idle although somebody waits, and closes what was not needed.
 
@@ -155,8 +155,9 @@ impl Engine {
         self.taken == 0 && !self.leeching()
     }
 
-    /// A slot goes on before its time if others wait: with one that takes and does not answer in kind; and with a seed's peer that got something new and is to pass it on
-    /// first, so that new chunks go to as many as can spread them, and most to those that do it fastest.
+    /// A slot goes on before its time if others wait: with one that takes and does not answer in kind; and
+    /// with a seed's peer that got something new and is to pass it on first, so that new chunks go to as
+    /// many as can spread them, and most to those that do it fastest.
     pub(super) fn rotate(&mut self, peer: PeerKey) {
         let Some(p) = self.peers.get(&peer).filter(|p| p.holds_slot() && self.choker.waiting > 0) else {
             return;

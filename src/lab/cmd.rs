@@ -378,6 +378,11 @@ fn parse_family(text: &str) -> Result<Family, String> {
 fn check(args: &LabArgs, out: &mut dyn Write, a: &CheckArgs) -> Result<(), LabError> {
     let all: Vec<Family> = bounds::FAMILIES.iter().map(|f| f.1).collect();
     let families = if a.names.is_empty() { &all } else { &a.names };
+    let has_chart = families.contains(&Family::Uniform);
+    if args.out.as_ref().is_some_and(|p| p.extension().is_some_and(|e| e == "svg")) && !has_chart {
+        let what = "only `uniform` has a chart: name it too, or write to a .csv file";
+        return Err(LabError::Usage(what.into()));
+    }
     let cases: Vec<bounds::Case> = families.iter().flat_map(|f| bounds::cases(*f, a.seeds)).collect();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(usize::from(a.jobs));
     let pool = pool.build().map_err(|source| LabError::Threads { jobs: a.jobs, source })?;
@@ -514,6 +519,7 @@ mod tests {
             ("check no-such-promise", "four-seeds"),
             ("check --seeds 0", "--seeds"),
             ("distribution --out plot.png", ".svg or .csv"),
+            ("check newcomer liars --out plot.svg", "only `uniform` has a chart"),
             ("churn --leaving 2", "--leaving"),
             ("distribution --simulate --peers 30000", "20,000"),
         ] {

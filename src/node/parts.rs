@@ -79,7 +79,10 @@ impl Driver {
         let content = Content::part(root, have, part.bytes, Arc::from(part.chunks));
         self.contents.insert(key, content);
         for (peer, join) in waiting {
-            self.on_message(peer, join);
+            // One whose link has ended meanwhile is in no swarm: it would be told to others for ever.
+            if self.peers.get(peer).is_some_and(|p| p.link.is_some()) {
+                self.on_message(peer, join);
+            }
         }
     }
 

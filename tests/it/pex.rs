@@ -237,3 +237,29 @@ fn a_source_that_comes_back_on_another_port_is_found_and_used_again() {
     println!("{half} bytes came before, the rest {:?} after it was back", since.elapsed());
     assert_same(&s.join("file"), &l.join("copy"));
 }
+
+#[test]
+fn a_newcomer_is_told_of_a_member_and_not_of_one_that_has_ended() {
+    let [s, d] = [(); 2].map(|()| Home::new());
+    let data = crate::support::tree::Rng(46).bytes(6_000_000);
+    std::fs::write(s.join("file"), &data).unwrap();
+    let root = Dag::file(&data).root;
+    let (_s_runs, lines) = share(&s, &[&s.join("file")]);
+    let at_s = address(&lines[0]);
+    s.ok(&args!["limits", "--up", "500k"]);
+    let d_runs =
+        d.start(&args!["get", text(&lines[0], "cid"), "-q", "--seed", "-o", "copy", "--peer", &at_s]);
+    let d_id = identity(&d).0;
+    until("the peer is in the swarm", || (downloaded(&d) > 300_000).then_some(()));
+    let join = encode(&Message::Join { root, have: Default::default(), complete: false, interested: true });
+    let told = || {
+        let newcomer = Peer::attack(&at_s, join.clone(), Vec::new());
+        let facts = newcomer.until("an answer to the join", |f| f.answers > 0);
+        let id = d_id.parse::<PeerId>().unwrap().to_bytes();
+        facts.told.contains(&id)
+    };
+    assert!(told(), "a member is told of");
+    d_runs.kill();
+    until("the sharer knows that it has gone", || (!neighbours(&s).contains(&d_id)).then_some(()));
+    assert!(!told(), "one that has gone is told of");
+}

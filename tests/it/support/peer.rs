@@ -108,6 +108,9 @@ pub struct Facts {
     pub asked: Vec<u32>,
     /// Links that the other side has ended.
     pub links_ended: u32,
+    /// Answers to a join, and the IDs that an attacker was told of, by these and otherwise.
+    pub answers: u32,
+    pub told: Vec<Vec<u8>>,
 }
 
 #[derive(Default)]
@@ -303,9 +306,11 @@ async fn run(role: Role, seen: Arc<Seen>, listening: std::sync::mpsc::SyncSender
                     && let Some(Half { control: Some(control), data: Some(data) }) =
                         state.theirs.remove(&hello.link)
                 {
-                    state.ready.push((hello.link, control, data));
                     if matches!(role, Role::Serve(_)) {
+                        state.ready.push((hello.link, control, data));
                         open_pair(&mut swarm, peer, connection);
+                    } else {
+                        tokio::spawn(listen(control, data, seen.clone()));
                     }
                 }
             }
@@ -323,6 +328,21 @@ async fn hello(peer: PeerId, connection: ConnectionId, stream: Stream, greet: mp
     let mut stream = In { stream, buf: FrameBuf::new() };
     if let Some(Message::Hello(hello)) = stream.next().await {
         let _ = greet.send((peer, connection, hello, stream)).await;
+    }
+}
+
+/// What an attacker is told of others.
+async fn listen(mut control: In, _data: In, seen: Arc<Seen>) {
+    while let Some(message) = control.next().await {
+        let (joined, peers) = match message {
+            Message::Joined { peers, .. } => (true, peers),
+            Message::Peers { added, .. } => (false, added),
+            _ => continue,
+        };
+        seen.note(|f| {
+            f.answers += u32::from(joined);
+            f.told.extend(peers.into_iter().map(|p| p.id));
+        });
     }
 }
 
