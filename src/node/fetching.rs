@@ -28,11 +28,16 @@ impl Driver {
             fetch.waiters.extend(waiter);
             return self.add_sources(key, peers);
         }
+        // Peers speak of a content by its root: what one sends would be taken for the other's, and for unasked.
+        let same = |c: &Content| c.root == info.root && c.fetch.as_ref().is_some_and(|f| !f.hold);
+        let twice = !hold && self.contents.iter().any(|(k, c)| k != key && same(c));
         let have = match self.store.have(key) {
-            Ok(have) => have,
-            Err(e) => {
+            Ok(have) if !twice => have,
+            refused => {
+                let why = "it is being fetched to another place; get it again when that is done";
+                let why = refused.map_or_else(|e| e.to_string(), |_| why.to_owned());
                 if let Some(w) = waiter {
-                    let _ = w.reply.send(Err(Failure::failed(e.to_string())));
+                    let _ = w.reply.send(Err(Failure::failed(why)));
                 }
                 return;
             }

@@ -105,3 +105,20 @@ fn a_fetch_that_is_given_up_leaves_its_chunks_to_the_other() {
     assert!(got < COMMON + OWN + SLACK, "{got} bytes received for {COMMON}");
     daemon.interrupt().ok();
 }
+
+#[test]
+fn a_fetch_to_a_second_place_at_once_is_refused_and_does_not_get_the_sharer_banned() {
+    let (a, c) = (Home::new(), Home::new());
+    let (_a_runs, of_a) = share_slowly(&a, &[("common", 78, OWN)]);
+    let (daemon, _) = c.daemon(&[]);
+    let first = get(&c, &of_a, "one");
+    until_downloaded(&c, OWN / 10);
+    let refused = get(&c, &of_a, "two").wait().code(1);
+    assert!(refused.error().contains("another place"), "{}", refused.error());
+    first.wait().ok();
+    get(&c, &of_a, "two").wait().ok();
+    assert_same(&a.join("tree"), &c.join("one"));
+    assert_same(&a.join("tree"), &c.join("two"));
+    assert!(downloaded(&c) < OWN + SLACK / 2, "the second was taken from the disk");
+    daemon.interrupt().ok();
+}
