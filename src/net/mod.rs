@@ -23,6 +23,7 @@ mod dial;
 pub mod exchange;
 pub mod identity;
 mod ip_limit;
+mod late;
 mod pool;
 mod reach;
 mod scope;

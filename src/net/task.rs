@@ -19,7 +19,7 @@ use super::dht::{Dht, FindReply, Network};
 use super::scope::{Scope, addr_groups, scope_of};
 use super::swarm::split_peer;
 use super::transport::Secured;
-use super::{NetError, bitswap, dial, exchange};
+use super::{NetError, bitswap, dial, exchange, late};
 use crate::dht::Group;
 
 /// Events that wait for the node before the swarm has to wait.
@@ -378,6 +378,7 @@ impl Task {
         let exchange = ours && has(exchange::PROTOCOL.as_ref());
         let bitswap = bitswap::PROTOCOLS.iter().any(|(p, _)| has(p.as_ref()));
         let (wan, lan) = (has(WAN_KAD.as_ref()), has(LAN_KAD.as_ref()));
+        let late = late::took_up_bitswap(&k.protocols, &info.protocols);
         k.addrs.clone_from(&addrs);
         k.agent = info.agent_version.chars().filter(|c| !c.is_control()).take(128).collect();
         k.protocols = info.protocols.iter().take(64).map(ToString::to_string).collect();
@@ -388,6 +389,9 @@ impl Task {
             Network::Lan => Some(lan),
         });
         self.bootstrap.reached(&peer);
+        if let Some(seen_at) = seen_at.filter(|_| late) {
+            self.meet_again(peer, &addrs, &seen_at);
+        }
         self.tell(Event::Identified { peer, exchange, bitswap, addrs });
     }
 

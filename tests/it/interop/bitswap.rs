@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::path::PathBuf;
 
 use serde_json::Value;
 
@@ -20,11 +19,12 @@ fn make(root: &Path) {
     fs::write(root.join("byte"), b"x").unwrap();
     random_file(&root.join("big"), 9, BIG);
     random_file(&root.join("mid"), 10, 5_000_000);
+    random_file(&root.join("leaves"), 11, 5_000_000);
     let many = root.join("many");
     fs::create_dir(&many).unwrap();
-    for i in 0..5_000u64 {
-        fs::write(many.join(format!("{i:05} of the entries of a HAMT")), Rng(i).bytes((i % 200) as usize))
-            .unwrap();
+    // By its long names the folder is a HAMT with few files: kubo fetches them one after the other.
+    for i in 0..1_200u64 {
+        fs::write(many.join(format!("{i:0240}")), Rng(i).bytes((i % 200) as usize)).unwrap();
     }
     fs::create_dir(root.join("tree")).unwrap();
     awkward_tree(&root.join("tree"));
@@ -37,7 +37,7 @@ const CASES: [(&str, &str, &[&str]); 8] = [
     ("a HAMT", "many", &["--cid-version=1"]),
     ("CIDv0", "mid", &["--cid-version=0"]),
     ("a tree by CIDv0", "tree", &["--cid-version=0"]),
-    ("dag-pb leaves", "mid", &["--cid-version=1", "--raw-leaves=false"]),
+    ("dag-pb leaves", "leaves", &["--cid-version=1", "--raw-leaves=false"]),
     ("rabin chunks", "mid", &["--cid-version=1", "--chunker=rabin"]),
     ("a trickle DAG", "mid", &["--cid-version=1", "--trickle"]),
 ];
@@ -57,17 +57,8 @@ fn kubo_sees(kubo: &Kubo, cid: &str, peer: &str) {
 }
 
 #[test]
-fn what_kubo_adds_goes_to_dunlin_by_bare_cid() {
-    from_kubo_to_dunlin(need_kubo!(), false);
-}
-
-#[test]
-#[ignore = "a known fault: the second kubo finds dunlin's record and then sometimes waits without end"]
-fn files_that_dunlin_has_from_a_kubo_go_to_another_kubo_by_bare_cid() {
-    from_kubo_to_dunlin(need_kubo!(), true);
-}
-
-fn from_kubo_to_dunlin(program: PathBuf, and_to_another_kubo: bool) {
+fn what_kubo_adds_goes_to_dunlin_and_on_to_another_kubo_by_bare_cid() {
+    let program = need_kubo!();
     let (boot, b) = (Home::new(), Home::new());
     let (_boot, line) = boot.daemon(&[]);
     let bootstrap = address(&line);
@@ -83,12 +74,10 @@ fn from_kubo_to_dunlin(program: PathBuf, and_to_another_kubo: bool) {
         get(&b, cid, &b.join(cid), &[]);
         assert_same(&root.join(name), &b.join(cid));
     }
-    if !and_to_another_kubo {
-        return;
-    }
     first.kill();
+    // It meets dunlin before its Bitswap is up: this waited without end (see net/late.rs).
     let second = Kubo::start(&program, &[&bootstrap]);
-    for ((what, name, _), cid) in CASES.iter().zip(&cids).take(2) {
+    for ((what, name, _), cid) in CASES.iter().zip(&cids) {
         println!("kubo gets {what}: {cid}");
         kubo_sees(&second, cid, text(&line, "peer_id"));
         second.get(cid, &second.path().join(cid));
