@@ -8,16 +8,14 @@ use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::{Multiaddr, PeerId};
 
-use super::bitswap;
 use super::task::Task;
 
-/// Whether the peer speaks Bitswap now and did not when it first told what it speaks.
-pub fn took_up_bitswap<B: AsRef<str>, N: AsRef<str>>(before: &[B], now: &[N]) -> bool {
-    !before.is_empty() && !speaks_bitswap(before) && speaks_bitswap(now)
-}
-
-fn speaks_bitswap<T: AsRef<str>>(protocols: &[T]) -> bool {
-    protocols.iter().any(|p| bitswap::PROTOCOLS.iter().any(|(name, _)| name.as_ref() == p.as_ref()))
+/// Whether the peer speaks Bitswap now and did not when it first told what it speaks. `known` is what was known of
+/// that: once it speaks Bitswap it is not forgotten, so a peer that changes its mind is met again once.
+pub fn took_up(known: &mut Option<bool>, speaks: bool) -> bool {
+    let before = *known;
+    *known = Some(speaks || before == Some(true));
+    before == Some(false) && speaks
 }
 
 /// Where it may be dialled again: at the machine that it is connected from, so that it cannot have us dial others.
@@ -50,12 +48,14 @@ mod tests {
     }
 
     #[test]
-    fn bitswap_is_taken_up_only_by_one_that_lacked_it() {
-        let (none, with) = (["/ipfs/id/1.0.0"], ["/ipfs/id/1.0.0", "/ipfs/bitswap/1.2.0"]);
-        assert!(took_up_bitswap(&none, &with));
-        assert!(!took_up_bitswap::<&str, _>(&[], &with), "this is the first that is known of it");
-        assert!(!took_up_bitswap(&with, &with));
-        assert!(!took_up_bitswap(&with, &none));
+    fn bitswap_is_taken_up_only_by_one_that_lacked_it_and_once() {
+        let told = |speaks: &[bool]| -> Vec<bool> {
+            let mut known = None;
+            speaks.iter().map(|s| took_up(&mut known, *s)).collect()
+        };
+        assert_eq!(told(&[true, true]), [false, false]);
+        assert_eq!(told(&[false, false, true]), [false, false, true]);
+        assert_eq!(told(&[false, true, false, true]), [false, true, false, false]);
     }
 
     #[test]

@@ -37,6 +37,8 @@ struct Known {
     addrs: Vec<Multiaddr>,
     agent: String,
     protocols: Vec<String>,
+    /// Whether it speaks Bitswap; `None` until it has told.
+    bitswap: Option<bool>,
     rtt: Option<Duration>,
     dialed: bool,
     /// The remote address of each connection.
@@ -378,7 +380,7 @@ impl Task {
         let exchange = ours && has(exchange::PROTOCOL.as_ref());
         let bitswap = bitswap::PROTOCOLS.iter().any(|(p, _)| has(p.as_ref()));
         let (wan, lan) = (has(WAN_KAD.as_ref()), has(LAN_KAD.as_ref()));
-        let late = late::took_up_bitswap(&k.protocols, &info.protocols);
+        let late = late::took_up(&mut k.bitswap, bitswap);
         k.addrs.clone_from(&addrs);
         k.agent = info.agent_version.chars().filter(|c| !c.is_control()).take(128).collect();
         k.protocols = info.protocols.iter().take(64).map(ToString::to_string).collect();

@@ -11,6 +11,7 @@ use libp2p::swarm::{
 use libp2p::{Stream, StreamProtocol, SwarmBuilder, identify, noise, tcp, yamux};
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 
@@ -19,21 +20,33 @@ use crate::content::Hash;
 use crate::net::api::QueryId;
 use crate::net::ask::{self, Job};
 use crate::net::behaviour::LAN_KAD;
+use crate::net::bitswap;
 use crate::net::dht::ProvideStatus;
 use crate::wire::kad::{Request, Told};
 
-/// Names so many protocols, the local DHT's among them.
+/// Names these protocols, which may change.
 #[derive(Clone)]
-struct Names(usize);
+struct Names(Arc<Mutex<Vec<StreamProtocol>>>);
+
+impl Names {
+    /// So many, the local DHT's among them.
+    fn new(n: usize) -> Names {
+        let mut all: Vec<StreamProtocol> =
+            (0..n).map(|n| StreamProtocol::try_from_owned(format!("/x/{n}")).unwrap()).collect();
+        all.push(LAN_KAD);
+        Names(Arc::new(Mutex::new(all)))
+    }
+
+    fn add(&self, name: StreamProtocol) {
+        self.0.lock().unwrap().push(name);
+    }
+}
 
 impl UpgradeInfo for Names {
     type Info = StreamProtocol;
     type InfoIter = std::vec::IntoIter<StreamProtocol>;
     fn protocol_info(&self) -> Self::InfoIter {
-        let mut all: Vec<StreamProtocol> =
-            (0..self.0).map(|n| StreamProtocol::try_from_owned(format!("/x/{n}")).unwrap()).collect();
-        all.push(LAN_KAD);
-        all.into_iter()
+        self.0.lock().unwrap().clone().into_iter()
     }
 }
 
@@ -116,7 +129,7 @@ fn hostile(names: usize, addresses: usize) -> Swarm<Hostile> {
         .with_behaviour(|key| Hostile {
             ask: ask::Behaviour::default(),
             identify: identify::Behaviour::new(identify::Config::new("x".into(), key.public())),
-            names: Names(names),
+            names: Names::new(names),
         })
         .unwrap()
         .with_swarm_config(|c| c.with_idle_connection_timeout(LONG))
@@ -303,5 +316,39 @@ async fn identify_with_many_addresses_and_protocols_is_cut_short() {
         let mut other = Node::new(TCP).await;
         other.connect(&node).await;
         driving.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_up_bitswap_after_it_connected_is_met_again() {
+    let mut node = Node::new(TCP).await;
+    let mut late = hostile(0, 0);
+    late.listen_on(TCP.parse().unwrap()).unwrap();
+    let mut connections = 0;
+    let mut dialled = false;
+    while connections < 2 {
+        let event = tokio::select! {
+            event = timeout(LONG, late.select_next_some()) => event.expect("it is met again"),
+            event = node.events.recv() => {
+                // It has told that it does not speak Bitswap; now it does, as a kubo that starts.
+                if let Some(Event::Identified { bitswap: false, .. }) = event {
+                    late.behaviour().names.add(bitswap::PROTOCOLS[0].0.clone());
+                    late.behaviour_mut().identify.push([node.id()]);
+                }
+                continue;
+            }
+        };
+        match event {
+            SwarmEvent::NewListenAddr { .. } if !dialled => {
+                dialled = true;
+                late.dial(node.addr()).unwrap();
+            }
+            SwarmEvent::ConnectionEstablished { endpoint, .. } => {
+                connections += 1;
+                assert_eq!(endpoint.is_dialer(), connections == 1);
+            }
+            SwarmEvent::ConnectionClosed { cause, .. } => panic!("{cause:?}"),
+            _ => {}
+        }
     }
 }
