@@ -15,10 +15,9 @@ use crate::net::signed::{self, Signed};
 use crate::units::{ContentKey, PeerKey, Time};
 use crate::wire::exchange::{MAX_ADDRS, MAX_DROPPED, Message, PeerRecord};
 
-use super::bitswap::Bitswap;
 use super::budget::Budget;
 use super::driver::Driver;
-use super::peers::{Peer, PeerTable, Scope, may_share};
+use super::peers::{Peer, Scope, may_share};
 
 /// Peers told of in one answer.
 const MAX_TOLD: usize = 50;
@@ -154,14 +153,7 @@ impl Driver {
     /// What `to` has not been told yet of the members of a swarm, and who of those that it was told of has left.
     pub(super) fn news(&mut self, content: ContentKey, to: PeerKey) -> (Vec<PeerRecord>, Vec<Vec<u8>>) {
         let scope = self.peers.get(to).map_or(Scope::Global, Peer::scope);
-        let (peers, bitswap) = (&self.peers, &self.bitswap);
         let Some(c) = self.contents.get_mut(content) else { return Default::default() };
-        // Nobody is told of one that has gone, nor is anything kept for one.
-        let there = |k: &PeerKey| is_there(peers, bitswap, *k);
-        if !there(&to) {
-            return Default::default();
-        }
-        c.members.retain(there);
         let told = c.told.entry(to).or_default();
         let gone: Vec<PeerKey> = told.versions.keys().filter(|k| !c.members.contains(k)).copied().collect();
         let gone = &gone[..gone.len().min(MAX_DROPPED as usize)];
@@ -188,9 +180,6 @@ impl Driver {
     /// a round trip.
     pub(super) fn introduce(&mut self, newcomer: PeerKey) {
         let (Some(id), Some(p)) = (self.peers.id(newcomer), self.peers.get(newcomer)) else { return };
-        if !is_there(&self.peers, &self.bitswap, newcomer) {
-            return;
-        }
         let mut says = Vec::new();
         for (_, c) in self.contents.iter_mut().filter(|(_, c)| c.members.contains(&newcomer)) {
             for to in c.members.iter().copied().filter(|m| *m != newcomer).take(MAX_TOLD) {
@@ -349,11 +338,6 @@ impl Driver {
             p.learn(f.addrs);
         }
     }
-}
-
-/// Something can be said to the peer now, by the exchange or by Bitswap.
-fn is_there(peers: &PeerTable, bitswap: &Bitswap, key: PeerKey) -> bool {
-    peers.get(key).is_some_and(|p| p.connected && (p.link.is_some() || bitswap.speaks_with(key)))
 }
 
 /// What one of that scope can be told of a peer, and the version of it.

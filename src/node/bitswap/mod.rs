@@ -55,12 +55,6 @@ impl Session {
     }
 }
 
-impl Bitswap {
-    pub(super) fn speaks_with(&self, peer: PeerKey) -> bool {
-        self.sessions.contains_key(&peer)
-    }
-}
-
 impl Driver {
     /// Bitswap can be spoken with this peer. One that the exchange is spoken with is not asked for anything.
     pub(super) fn bitswap_up(&mut self, peer: PeerId, link: Link) {
