@@ -166,6 +166,7 @@ impl Driver {
         if let Some(range) = grew {
             self.bitswap_grew(key, range);
         }
+        self.provide(key);
         self.bitswap_news();
         for peer in walked.bad {
             self.faulty(peer, Fault::BadBytes);
@@ -223,7 +224,7 @@ impl Driver {
         content.seeding = seed;
         self.bitswap_forgets(key);
         self.bitswap_serves_anew();
-        self.provide_blocks(key);
+        self.provide(key);
     }
 
     /// The fetch cannot go on; what it has stays for the next try.

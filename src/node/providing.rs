@@ -2,7 +2,7 @@
 //!
 //! The setting holds for all contents; what a content was added with is noted in the store and comes first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use crate::content::manifest::{Item, Step, Walker};
@@ -48,15 +48,13 @@ impl Modes {
 }
 
 impl Driver {
-    /// Announces the content once there is something to serve.
+    /// Announces the content once there is something to serve, and its blocks once it is complete, if that is how it is
+    /// provided. To be said whenever either may have come to be, however it came.
     pub(super) fn provide(&mut self, key: ContentKey) {
-        let Some(content) = self.contents.get_mut(key) else { return };
-        if content.provided || content.have.is_empty() {
-            return;
-        }
-        content.provided = true;
-        let (root, complete) = (content.root, content.complete);
-        if self.modes.of(&root) != Providing::None {
+        let Some(content) = self.contents.get_mut(key).filter(|c| !c.have.is_empty()) else { return };
+        let is_new = !std::mem::replace(&mut content.provided, true);
+        let (root, complete) = (content.root, content.complete && content.blocks.is_none());
+        if is_new && self.modes.of(&root) != Providing::None {
             self.command(Command::Provide { hashes: vec![*root.hash()] });
         }
         if complete {
@@ -64,11 +62,10 @@ impl Driver {
         }
     }
 
-    /// The content is complete: its blocks are told too, if that is how it is provided.
-    pub(super) fn provide_blocks(&mut self, key: ContentKey) {
+    fn provide_blocks(&mut self, key: ContentKey) {
         let Some(content) = self.contents.get(key) else { return };
         let root = content.root;
-        if content.parts.is_none() && content.provided && self.modes.of(&root) == Providing::All {
+        if content.parts.is_none() && self.modes.of(&root) == Providing::All {
             let store = self.store.clone();
             self.slowly(move || Slow::Blocks { key, hashes: blocks(&*store, root) });
         }
@@ -83,16 +80,25 @@ impl Driver {
         }
     }
 
-    /// The content is served no more.
+    /// The content is served no more. What another content is provided by too is provided on.
     pub(super) fn stop_providing(&mut self, key: ContentKey) {
         let Some(content) = self.contents.get_mut(key) else { return };
         let (provided, blocks) = (std::mem::take(&mut content.provided), content.blocks.take());
         if !provided || content.parts.is_some() {
             return;
         }
-        let mut hashes = vec![*content.root.hash()];
-        hashes.extend(blocks.iter().flat_map(|b| b.iter().copied()));
-        for some in hashes.chunks(BATCH) {
+        let mut going: HashSet<Hash> = blocks.iter().flat_map(|b| b.iter().copied()).collect();
+        going.insert(*content.root.hash());
+        let modes = &self.modes;
+        for (_, c) in self.contents.iter().filter(|(_, c)| c.provided && modes.of(&c.root) != Providing::None)
+        {
+            going.remove(c.root.hash());
+            for hash in c.blocks.iter().flat_map(|b| b.iter()) {
+                going.remove(hash);
+            }
+        }
+        let going: Vec<Hash> = going.into_iter().collect();
+        for some in going.chunks(BATCH) {
             self.command(Command::StopProviding { hashes: some.to_vec() });
         }
     }

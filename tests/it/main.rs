@@ -18,6 +18,7 @@ mod ledger;
 mod limits;
 mod merging;
 mod pex;
+mod providing;
 mod stuck;
 mod support;
 mod transfer;

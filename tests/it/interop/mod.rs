@@ -56,7 +56,7 @@ macro_rules! need_helia {
 use {need_helia, need_kubo};
 
 /// Waits until `is` holds, looking again and again: for what other programs tell nobody.
-fn wait_for(what: &str, mut is: impl FnMut() -> bool) {
+pub fn wait_for(what: &str, mut is: impl FnMut() -> bool) {
     let until = std::time::Instant::now() + crate::support::home::LONG;
     while !is() {
         assert!(std::time::Instant::now() < until, "no {what} within {:?}", crate::support::home::LONG);
