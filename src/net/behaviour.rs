@@ -22,8 +22,6 @@ pub const WAN_KAD: StreamProtocol = StreamProtocol::new("/ipfs/kad/1.0.0");
 pub const LAN_KAD: StreamProtocol = StreamProtocol::new("/ipfs/lan/kad/1.0.0");
 
 /// A peer is asked whether it lives so often, and must answer in so long.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub type Kad = Scoped<kad::Behaviour<Records>>;
 
@@ -68,7 +66,7 @@ impl Net {
             memory: cfg.limits.memory.map(memory_connection_limits::Behaviour::with_max_bytes).into(),
             banned: allow_block_list::Behaviour::default(),
             ping: ping::Behaviour::new(
-                ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT),
+                ping::Config::new().with_interval(cfg.limits.ping).with_timeout(cfg.limits.ping),
             ),
             identify: Scoped::new(Audience::All, identify(&cfg.keypair)),
             mdns: (mdns && cfg.mdns).then(|| new_mdns(local)).flatten().into(),
@@ -95,7 +93,9 @@ fn limits(l: &Limits) -> ConnectionLimits {
 
 fn identify(key: &Keypair) -> identify::Behaviour {
     identify::Behaviour::new(
-        identify::Config::new_with_signed_peer_record("ipfs/0.1.0".into(), key)
+        // Without the signed record that the crate could send: it signs for a domain of its own, for which
+        // js-libp2p takes none of the message, and so never learns what we speak (RFC 0003 names another).
+        identify::Config::new("ipfs/0.1.0".into(), key.public())
             .with_agent_version(concat!("dunlin/", env!("CARGO_PKG_VERSION")).into())
             .with_push_listen_addr_updates(true)
             // What peers say of their addresses is not dialled behind the scopes' back.

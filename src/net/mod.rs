@@ -63,6 +63,8 @@ pub struct Limits {
     pub dial_timeout: Duration,
     /// A connection that nobody uses is closed after this.
     pub idle_timeout: Duration,
+    /// A ping is sent this long after the last was answered, and must be answered within the same.
+    pub ping: Duration,
 }
 
 impl Default for Limits {
@@ -78,6 +80,7 @@ impl Default for Limits {
             foreign_records: 65_536,
             dial_timeout: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(30),
+            ping: Duration::from_secs(10),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Signed peer records (libp2p RFC 0003): where a peer says that it can be reached, in words that others can pass on.
 //!
 //! A record is made for a scope: what is said to a peer on this machine would be of no use to one elsewhere, and would tell
-//! it more than it need know. In the envelope and the domain it is as rust-libp2p's identify has it.
+//! it more than it need know. Envelope and domain are the RFC's, which rust-libp2p calls `interop`.
 
 use libp2p::core::{PeerRecord, SignedEnvelope};
 use libp2p::identity::Keypair;
@@ -38,7 +38,7 @@ pub fn sign(key: &Keypair, addrs: impl IntoIterator<Item = Multiaddr>) -> Option
     if addrs.is_empty() {
         return None;
     }
-    let record = PeerRecord::new(key, addrs.clone()).ok()?;
+    let record = PeerRecord::new_interop(key, addrs.clone()).ok()?;
     let (peer, seq) = (record.peer_id(), record.seq());
     let bytes = record.into_signed_envelope().into_protobuf_encoding();
     (bytes.len() <= MAX_RECORD_LEN as usize).then_some(Signed { peer, seq, addrs, bytes })
@@ -54,7 +54,7 @@ pub fn verify(bytes: &[u8]) -> Result<Signed, RecordFault> {
     }
     let bad = |e: &dyn std::fmt::Display| RecordFault::Bad(e.to_string());
     let envelope = SignedEnvelope::from_protobuf_encoding(bytes).map_err(|e| bad(&e))?;
-    let record = PeerRecord::from_signed_envelope(envelope).map_err(|e| bad(&e))?;
+    let record = PeerRecord::from_signed_envelope_interop(envelope).map_err(|e| bad(&e))?;
     let bare = |a: &Multiaddr| super::swarm::split_peer(a).0;
     let fits = |a: &&Multiaddr| a.len() <= MAX_ADDR_LEN as usize;
     let addrs = record.addresses().iter().filter(fits).take(MAX_ADDRS as usize).map(bare).collect();
@@ -102,20 +102,13 @@ mod tests {
     #[test]
     fn a_record_about_another_peer_is_refused() {
         let (a, b) = (Keypair::generate_ed25519(), Keypair::generate_ed25519());
-        let of_a = PeerRecord::new(&a, vec![addr(1)]).unwrap();
+        let of_a = PeerRecord::new_interop(&a, vec![addr(1)]).unwrap();
         let (payload, _) = {
             let envelope = of_a.into_signed_envelope();
-            let (p, k) = envelope
-                .payload_and_signing_key("libp2p-routing-state".into(), b"/libp2p/routing-state-record")
-                .unwrap();
+            let (p, k) = envelope.payload_and_signing_key("libp2p-peer-record".into(), &[3, 1]).unwrap();
             (p.to_vec(), k.clone())
         };
-        let forged = SignedEnvelope::new(
-            &b,
-            "libp2p-routing-state".into(),
-            b"/libp2p/routing-state-record".to_vec(),
-            payload,
-        );
+        let forged = SignedEnvelope::new(&b, "libp2p-peer-record".into(), vec![3, 1], payload);
         let bytes = forged.unwrap().into_protobuf_encoding();
         assert!(matches!(verify(&bytes), Err(RecordFault::Bad(_))));
         assert_eq!(verify(&[0; 3_000]), Err(RecordFault::Long(3_000)));

@@ -345,7 +345,11 @@ impl Task {
                     }
                     self.tell(Event::Rtt { peer, rtt });
                 }
-                Err(ping::Failure::Timeout) => self.tell(Event::Unresponsive { peer }),
+                // Who never answered one may not speak ping at all: js-libp2p without it waits for the rest of
+                // what it takes for the name of a protocol.
+                Err(ping::Failure::Timeout) if self.known.get(&peer).is_some_and(|k| k.rtt.is_some()) => {
+                    self.tell(Event::Unresponsive { peer });
+                }
                 Err(_) => {}
             },
             NetEvent::Identify(identify::Event::Received { connection_id, peer_id, info }) => {

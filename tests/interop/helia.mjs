@@ -1,6 +1,6 @@
 // A Helia node for the tests: one JSON object a line on stdin asks, one on stdout answers.
 //   {"add": PATH}                  -> {"cid"}    a file or a folder, the importer's own defaults
-//   {"add": PATH, "options": {..}} -> {"cid"}    with the importer's options
+//   {"add": PATH, "options": {..}} -> {"cid"}    with the importer's options; `rabin` and `trickle` are made of true
 //   {"dial": MULTIADDR}            -> {}
 //   {"get": CID, "to": PATH}       -> {}         a file, a folder, or a symlink's target as a symlink
 // The first line, unasked: {"id", "addr"}. What fails: {"error"}. It ends when stdin does.
@@ -18,6 +18,8 @@ import { multiaddr } from '@multiformats/multiaddr'
 import { MemoryBlockstore } from 'blockstore-core'
 import { MemoryDatastore } from 'datastore-core'
 import { createHeliaLight } from 'helia'
+import { rabin } from 'ipfs-unixfs-importer/chunker'
+import { trickle } from 'ipfs-unixfs-importer/layout'
 import { CID } from 'multiformats/cid'
 
 const light = createHeliaLight({ blockstore: new MemoryBlockstore(), datastore: new MemoryDatastore() })
@@ -31,7 +33,9 @@ const built = withBitswap(withLibp2pLight(light, {
 const node = (await built.start()) ?? built
 const files = unixfs(node)
 
-async function add (from, options = {}) {
+async function add (from, { rabin: byRabin, trickle: asTrickle, ...options } = {}) {
+  if (byRabin) options.chunker = rabin({ avgChunkSize: 262144 })
+  if (asTrickle) options.layout = trickle()
   if (!fs.statSync(from).isDirectory()) {
     return files.addByteStream(fs.createReadStream(from, { highWaterMark: 1 << 20 }), options)
   }

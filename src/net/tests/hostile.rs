@@ -134,7 +134,16 @@ pub async fn attacked_by(
     protocol: StreamProtocol,
     n: usize,
 ) -> (Node, Vec<Stream>, mpsc::Receiver<(bool, Stream)>) {
-    let node = Node::new(TCP).await;
+    attacked_with(config(TCP), protocol, n).await
+}
+
+/// The same, and the node's settings.
+pub async fn attacked_with(
+    cfg: NetConfig,
+    protocol: StreamProtocol,
+    n: usize,
+) -> (Node, Vec<Stream>, mpsc::Receiver<(bool, Stream)>) {
+    let node = Node::with(cfg).await;
     let (tx, mut rx) = mpsc::channel(64);
     let mut swarm: Swarm<Hostile> = SwarmBuilder::with_new_identity()
         .with_tokio()

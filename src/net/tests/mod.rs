@@ -5,6 +5,7 @@ mod dht;
 mod exchange;
 mod hostile;
 mod hostile_dht;
+mod ping;
 mod transport;
 
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! TCP (TLS 1.3 and Noise, yamux) and QUIC, by IP address or DNS name.
 
 mod buffered;
+mod cut;
 mod first;
 mod muxer;
 mod security;

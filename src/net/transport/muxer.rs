@@ -12,6 +12,8 @@ use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
 use yamux::{Config, Connection, ConnectionError, Mode, Stream};
 
+use super::cut::Cut;
+
 /// Streams of one connection at a time. Their windows start at 256 KiB each, which the specification
 /// fixes, and grow with the round trip to [`WINDOW_GROWTH`] more in all.
 const MAX_STREAMS: usize = 128;
@@ -66,14 +68,18 @@ impl<C: AsyncRead + AsyncWrite + Unpin> OutboundConnectionUpgrade<C> for Yamux {
 /// A connection. yamux only moves while it is asked for inbound streams, and the swarm asks for them
 /// when it has room; so those that come in between wait in `untaken`.
 pub struct Muxer<C> {
-    connection: Connection<C>,
+    connection: Connection<Cut<C>>,
     untaken: VecDeque<Stream>,
     taker: Option<Waker>,
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> Muxer<C> {
     fn new(io: C, mode: Mode) -> Muxer<C> {
-        Muxer { connection: Connection::new(io, config(), mode), untaken: VecDeque::new(), taker: None }
+        Muxer {
+            connection: Connection::new(Cut::new(io), config(), mode),
+            untaken: VecDeque::new(),
+            taker: None,
+        }
     }
 
     fn next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Stream, ConnectionError>> {

@@ -4,10 +4,11 @@
 use std::fs;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::helia::Helia;
 use super::kubo::Kubo;
-use super::{need_kubo, wait_for};
+use super::{need_helia, need_kubo, wait_for};
 use crate::support::args;
 use crate::support::home::{Home, Running, address, number, text};
 use crate::support::tree::{MIB, Rng, allocated, assert_same, awkward_tree, random_file};
@@ -82,6 +83,47 @@ fn what_kubo_adds_goes_to_dunlin_and_on_to_another_kubo_by_bare_cid() {
         kubo_sees(&second, cid, text(&line, "peer_id"));
         second.get(cid, &second.path().join(cid));
         assert_same(&root.join(name), &second.path().join(cid));
+    }
+}
+
+/// What is added by Helia, and how. It knows no symlinks.
+fn helias_cases() -> [(&'static str, &'static str, Value); 7] {
+    [
+        ("1 byte", "byte", json!({})),
+        ("100 MB", "big", json!({})),
+        ("a HAMT", "many", json!({})),
+        ("CIDv0", "mid", json!({ "cidVersion": 0, "rawLeaves": false })),
+        ("dag-pb leaves", "leaves", json!({ "rawLeaves": false })),
+        ("rabin chunks", "mid", json!({ "rabin": true })),
+        ("a trickle DAG", "mid", json!({ "trickle": true })),
+    ]
+}
+
+#[test]
+fn what_helia_adds_goes_to_dunlin_and_on_to_another_helia_by_address() {
+    let folder = need_helia!();
+    let home = Home::new();
+    let root = home.join("root");
+    fs::create_dir(&root).unwrap();
+    make(&root);
+    let mut first = Helia::start(&folder);
+    let cases = helias_cases();
+    let cids: Vec<String> =
+        cases.iter().map(|(_, name, how)| first.add(&root.join(name), how.clone())).collect();
+    let (_daemon, line) = home.daemon(&[]);
+    for ((what, name, _), cid) in cases.iter().zip(&cids) {
+        println!("dunlin gets {what}: {cid}");
+        get(&home, cid, &home.join(cid), &[&first.address]);
+        assert_same(&root.join(name), &home.join(cid));
+    }
+    drop(first);
+    let mut second = Helia::start(&folder);
+    second.dial(&address(&line));
+    for ((what, name, _), cid) in cases.iter().zip(&cids) {
+        println!("Helia gets {what}: {cid}");
+        let to = home.join(&format!("{cid} by Helia"));
+        second.get(cid, &to);
+        assert_same(&root.join(name), &to);
     }
 }
 

@@ -17,6 +17,8 @@ pub fn folder() -> Option<PathBuf> {
 pub struct Helia {
     running: Running,
     asks: ChildStdin,
+    /// Its one address, ending in /p2p/ID.
+    pub address: String,
 }
 
 impl Helia {
@@ -26,8 +28,8 @@ impl Helia {
         command.args(["--input-type=module", "-e", SCRIPT]).current_dir(folder).stdin(Stdio::piped());
         let mut running = Running::spawn(command);
         let asks = running.stdin();
-        running.json();
-        Helia { running, asks }
+        let address = text(&running.json(), "addr").to_owned();
+        Helia { running, asks, address }
     }
 
     /// Asks, and waits for the answer; an error is a failure of the test.
@@ -40,5 +42,14 @@ impl Helia {
 
     pub fn add(&mut self, path: &Path, options: Value) -> String {
         text(&self.ask(json!({ "add": path, "options": options })), "cid").to_owned()
+    }
+
+    pub fn dial(&mut self, address: &str) {
+        self.ask(json!({ "dial": address }));
+    }
+
+    /// Fetches from whom it is connected to.
+    pub fn get(&mut self, cid: &str, to: &Path) {
+        self.ask(json!({ "get": cid, "to": to }));
     }
 }
