@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    add, cat, completions, find, get, limits, ls, pardon, peers, provide, relocate, rm, share, verify,
+    add, cat, completions, find, get, limits, ls, pardon, pause, peers, provide, relocate, rm, share, verify,
 };
 use crate::node::config::{ListenAddr, NetworkName, PeerAddr};
 
@@ -125,6 +125,10 @@ pub enum Command {
     Pardon(pardon::PardonArgs),
     /// Show and change how fast the node sends and receives, in all, for a content or with a peer.
     Limits(limits::LimitsArgs),
+    /// Leave contents alone for a while: fetch, send and announce nothing of them.
+    Pause(pause::PauseArgs),
+    /// Go on with contents that are paused, or that a full disk has stopped.
+    Resume(pause::ResumeArgs),
     /// Show the node's peer ID and addresses.
     Id,
     /// Forget a content; your files stay.

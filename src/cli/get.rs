@@ -9,7 +9,7 @@ use clap::Args;
 use super::flags::NodeFlags;
 use super::progress::Meter;
 use super::session::{Need, Session};
-use super::{Context, Interrupted, absolute, follow, human, link, utf8};
+use super::{Context, Interrupted, absolute, add, follow, human, link, utf8};
 use crate::node::api::{GetRequest, Shared};
 
 #[derive(Debug, Args)]
@@ -33,7 +33,7 @@ pub struct GetArgs {
     /// Go on serving it until Ctrl-C.
     #[arg(long)]
     pub seed: bool,
-    /// Give up after so many seconds without progress [default: never].
+    /// Give up after so many seconds without progress, a pause not counted [default: never].
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub timeout: Option<f64>,
     #[command(flatten)]
@@ -88,9 +88,7 @@ async fn fetch(context: &Context, session: &Session, request: &GetRequest) -> Re
 
 fn print(context: &Context, shared: &Shared, since: Instant) -> Result<()> {
     let out = context.out();
-    for skipped in &shared.skipped {
-        out.warn(&format!("left out: {skipped}"));
-    }
+    add::warn_of(out, shared);
     if out.is_json() {
         out.json(shared)?;
         return Ok(());

@@ -156,7 +156,7 @@ impl Client {
         self.post_lines("/v1/share", request).await
     }
 
-    /// Dropping the lines pauses the fetch.
+    /// Dropping the lines ends the fetch for now.
     pub async fn get(&self, request: &GetRequest) -> Result<Lines, Failure> {
         self.post_lines("/v1/get", request).await
     }
@@ -174,6 +174,14 @@ impl Client {
 
     pub async fn provide(&self, request: &ProvideRequest) -> Result<ProvidedLine, Failure> {
         self.post_json("/v1/provide", request).await
+    }
+
+    pub async fn pause(&self, what: &str) -> Result<ContentStatus, Failure> {
+        self.post_json("/v1/pause", &What { what: what.to_owned() }).await
+    }
+
+    pub async fn resume(&self, what: &str) -> Result<ContentStatus, Failure> {
+        self.post_json("/v1/resume", &What { what: what.to_owned() }).await
     }
 
     pub async fn remove(&self, request: &Remove) -> Result<ContentStatus, Failure> {

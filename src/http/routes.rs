@@ -47,6 +47,8 @@ pub fn router(app: &Arc<App>) -> Router {
         .route("/v1/provide", post(provide))
         .route("/v1/ls", get(ls))
         .route("/v1/cat", get(cat))
+        .route("/v1/pause", post(pause))
+        .route("/v1/resume", post(resume))
         .route("/v1/rm", post(rm))
         .route("/v1/relocate", post(relocate))
         .route("/v1/shutdown", post(shutdown))
@@ -134,7 +136,8 @@ async fn share(State(app): State<Arc<App>>, Posted(request): Posted<AddRequest>)
 /// The CIDs that the node serves for good.
 async fn served(app: &App) -> Result<BTreeSet<String>, Failure> {
     let contents = app.node.list().await?;
-    Ok(contents.into_iter().filter(|c| c.complete && c.state.starts_with("seeding")).map(|c| c.cid).collect())
+    let served = |c: &ContentStatus| c.complete && (c.state.starts_with("seeding") || c.paused);
+    Ok(contents.into_iter().filter(served).map(|c| c.cid).collect())
 }
 
 /// A content that is served until this is dropped.
@@ -253,6 +256,14 @@ async fn open_cat(
         () = app.stopped() => return Err(shutting_down()),
     };
     Ok((length, first, bytes))
+}
+
+async fn pause(State(app): State<Arc<App>>, Posted(What { what }): Posted<What>) -> Answer<ContentStatus> {
+    Ok(Json(app.node.pause(&what).await?))
+}
+
+async fn resume(State(app): State<Arc<App>>, Posted(What { what }): Posted<What>) -> Answer<ContentStatus> {
+    Ok(Json(app.node.resume(&what).await?))
 }
 
 async fn rm(State(app): State<Arc<App>>, Posted(request): Posted<Remove>) -> Answer<ContentStatus> {

@@ -63,6 +63,12 @@ pub enum Call {
         root: Cid,
         mode: super::config::Providing,
     },
+    /// A root is paused from now on, or no longer.
+    Pause {
+        root: Cid,
+        paused: bool,
+        reply: oneshot::Sender<()>,
+    },
     View {
         reply: oneshot::Sender<View>,
     },

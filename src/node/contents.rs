@@ -111,6 +111,8 @@ pub struct Content {
     pub complete: bool,
     /// Serve it to whoever asks.
     pub seeding: bool,
+    /// Its root is paused.
+    pub paused: bool,
     /// The engine knows of it.
     pub active: bool,
     /// Bytes of files that are held.
@@ -145,6 +147,7 @@ impl Content {
             chunks: info.chunks,
             complete: info.complete,
             seeding: info.seeding,
+            paused: false,
             active: false,
             held_bytes: info.held_bytes,
             fetch: None,
@@ -163,6 +166,11 @@ impl Content {
 }
 
 impl Content {
+    /// Whoever asks for it is served.
+    pub fn serves(&self) -> bool {
+        self.seeding && !self.paused
+    }
+
     /// A peer is in its swarm no more.
     pub fn left(&mut self, peer: PeerKey) {
         self.members.remove(&peer);

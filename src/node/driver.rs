@@ -30,6 +30,7 @@ use super::contents::{Content, Contents, Counter};
 use super::ledger::Book;
 use super::limits::Limits;
 use super::merging::Names;
+use super::pausing::Paused;
 use super::peers::PeerTable;
 use super::pex::Pex;
 use super::workers::{self, Copied, Done, Pool, ReadJob, WriterJob, Written};
@@ -60,6 +61,7 @@ pub struct Wiring {
     pub providing: super::config::Providing,
     pub limits: Limits,
     pub book: Book,
+    pub paused: Paused,
     /// After so long without progress a fetch says why.
     pub stuck_after: Duration,
     /// What our own peer record is signed with.
@@ -88,6 +90,7 @@ pub struct Driver {
     pub(super) looking: super::parts::Looking,
     pub(super) modes: super::providing::Modes,
     pub(super) limits: Limits,
+    pub(super) paused: Paused,
     pub(super) book: Book,
     pub(super) bitswap: super::bitswap::Bitswap,
     pub(super) names: Names,
@@ -140,6 +143,7 @@ impl Driver {
             looking: Default::default(),
             modes,
             limits: w.limits,
+            paused: w.paused,
             book: w.book,
             bitswap: Default::default(),
             names: Names::default(),
@@ -269,6 +273,10 @@ impl Driver {
             },
             Call::WaitNodes { key, reply } => self.node_waiters.push((key, reply)),
             Call::Provide { root, mode } => self.set_providing(root, mode),
+            Call::Pause { root, paused, reply } => {
+                self.set_paused(root, paused);
+                let _ = reply.send(());
+            }
             Call::View { reply } => drop(reply.send(self.view())),
             Call::Limits(limits) => self.on_limits(*limits),
             Call::Accounts { reply } => drop(reply.send(self.accounts())),
@@ -436,6 +444,11 @@ impl Driver {
         let now = self.clock.now();
         let Some(content) = self.contents.get_mut(key).filter(|c| !c.active) else { return };
         content.active = true;
+        if content.paused {
+            // Before all else, so that nobody is told that it is wanted.
+            self.engine.handle_content(now, key, ContentEvent::Added { want: false });
+            self.engine.handle_content(now, key, ContentEvent::Paused(true));
+        }
         self.engine.handle_content(now, key, ContentEvent::Added { want });
         self.limit_content(key);
         let Some(content) = self.contents.get(key) else { return };
@@ -473,9 +486,14 @@ impl Driver {
             Ok(have) => {
                 let mut content = Content::of(info, have);
                 content.seeding = true;
+                content.paused = self.paused.contains(&info.root);
+                let paused = content.paused;
                 self.contents.insert(info.key, content);
                 self.bitswap_serves_anew();
                 self.provide(info.key);
+                if paused {
+                    self.rest(info.key);
+                }
             }
             Err(e) => tracing::error!("cannot serve {}: {e}", info.root),
         }

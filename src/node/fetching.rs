@@ -31,10 +31,14 @@ impl Driver {
         // Peers speak of a content by its root: what one sends would be taken for the other's, and for unasked.
         let same = |c: &Content| c.root == info.root && c.fetch.as_ref().is_some_and(|f| !f.hold);
         let twice = !hold && self.contents.iter().any(|(k, c)| k != key && same(c));
+        let unread = hold && self.paused.contains(&info.root);
         let have = match self.store.have(key) {
-            Ok(have) if !twice => have,
+            Ok(have) if !twice && !unread => have,
             refused => {
-                let why = "it is being fetched to another place; get it again when that is done";
+                let why = match unread {
+                    true => super::pausing::UNREAD,
+                    false => "it is being fetched to another place; get it again when that is done",
+                };
                 let why = refused.map_or_else(|e| e.to_string(), |_| why.to_owned());
                 if let Some(w) = waiter {
                     let _ = w.reply.send(Err(Failure::failed(why)));
@@ -42,8 +46,11 @@ impl Driver {
                 return;
             }
         };
+        // What its last fetch or a peer's join left with the engine is of no use to this one.
+        self.deactivate(key);
         let mut content = Content::of(&info, have);
         content.seeding = true;
+        content.paused = self.paused.contains(&info.root);
         content.fetch = Some(Fetch {
             walker: Some(Walker::new(info.root)),
             arrived: Vec::new(),
@@ -217,7 +224,7 @@ impl Driver {
         self.names.forget(key);
         let link = Link { size: Some(size), name: content.name.clone(), ..Link::new(content.root) };
         let shared =
-            Shared { cid: content.root.to_string(), link: link.to_string(), size, path, skipped: Vec::new() };
+            Shared { cid: content.root.to_string(), link: link.to_string(), size, path, ..Shared::default() };
         for w in fetch.waiters {
             let _ = w.reply.send(Ok(shared.clone()));
         }
@@ -279,6 +286,7 @@ impl Driver {
             let idle = self.contents.get(key).and_then(|c| c.fetch.as_ref()).map(idle).unwrap_or_default();
             let why = self.why_nothing(key, idle);
             let Some(content) = self.contents.get_mut(key) else { continue };
+            let paused = content.paused;
             let peers = content.members.len() as u32;
             let Some(fetch) = &mut content.fetch else { continue };
             let size = fetch.walker.as_ref().map(Walker::size).filter(|_| fetch.manifest_done);
@@ -294,7 +302,7 @@ impl Driver {
             let had_waiters = !fetch.waiters.is_empty();
             let mut kept = Vec::new();
             for w in fetch.waiters.drain(..) {
-                if w.timeout.is_some_and(|t| idle >= t) {
+                if w.timeout.is_some_and(|t| idle >= t && !paused) {
                     let _ = w.reply.send(Err(Failure::failed(why.as_str())));
                 } else if !w.reply.is_closed() {
                     // A reader that does not keep up misses a line, which the next one makes good.

@@ -103,6 +103,10 @@ impl NodeHandle {
             let what = "is not served, so nobody may be told that it is; `dunlin add` its path again first";
             return Err(Failure::failed(format!("{} {what}", info.root)));
         }
+        if self.is_paused(&info.root).await {
+            let what = "is paused, so nobody may be told of it; `dunlin resume` it first";
+            return Err(Failure::failed(format!("{} {what}", info.root)));
+        }
         self.entered().await?;
         let ((wan, wan_answer), (lan, lan_answer)) = (oneshot::channel(), oneshot::channel());
         let command = Command::ProvideOnce { hash: *info.root.hash(), verify: request.verify, wan, lan };

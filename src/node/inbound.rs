@@ -94,6 +94,9 @@ impl Driver {
                     self.engine.handle_peer(now, from, PeerEvent::Left { content });
                 }
             }
+            Message::GetNodes { request, root, cids } if self.paused.contains(&root) => {
+                self.say(from, Message::Nodes { request, nodes: Vec::new(), lacking: cids });
+            }
             Message::GetNodes { request, root: _, cids } => self.answer_nodes(from, request, cids),
             Message::Nodes { request, nodes, lacking } => {
                 if let Some(content) = self.requests.remove(&request) {
@@ -136,7 +139,7 @@ impl Driver {
     /// Someone wants to be in the swarm of `root`: is there one here?
     fn join(&mut self, from: PeerKey, root: Cid) -> Option<ContentKey> {
         let (key, content) = self.contents.of_root(&root)?;
-        if !content.seeding {
+        if !content.serves() {
             return None;
         }
         if !content.active {

@@ -22,6 +22,7 @@ mod limits;
 pub mod lock;
 mod merging;
 mod parts;
+mod pausing;
 mod peers;
 mod pex;
 mod providing;

@@ -123,6 +123,9 @@ impl Driver {
     /// What a content is doing; and if it gets nowhere, why.
     pub(super) fn state_of(&self, key: ContentKey) -> (String, Option<Reason>) {
         let Some(c) = self.contents.get(key) else { return ("idle".into(), None) };
+        if c.paused {
+            return ("paused".into(), None);
+        }
         let Some(fetch) = &c.fetch else {
             return match &c.stopped {
                 Some(why) => (format!("stopped: {why}"), Some(Reason::Disk)),

@@ -17,6 +17,7 @@ mod layering;
 mod ledger;
 mod limits;
 mod merging;
+mod pause;
 mod pex;
 mod providing;
 mod stuck;

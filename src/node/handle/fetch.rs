@@ -16,7 +16,8 @@ use super::super::driver::{Call, FetchCall};
 use super::{NodeHandle, blocking, failed, gone};
 
 impl NodeHandle {
-    /// Fetches a link. Dropping the future pauses the fetch; the same request resumes it.
+    /// Fetches a link. Dropping the future ends the fetch, and the same request takes it up again. One whose content is
+    /// paused waits until that is resumed, and says so.
     ///
     /// # Errors
     /// `usage` for what is wrong with the request; otherwise why the fetch did not end well.
@@ -42,13 +43,7 @@ impl NodeHandle {
         })
         .await?;
         if info.complete {
-            let shared = Shared {
-                cid: root.to_string(),
-                link: String::new(),
-                size: info.size,
-                path: dest,
-                skipped: Vec::new(),
-            };
+            let shared = Shared { cid: root.to_string(), size: info.size, path: dest, ..Shared::default() };
             if req.seed {
                 self.serve(info).await?;
             }
@@ -67,7 +62,8 @@ impl NodeHandle {
     async fn with_link(&self, shared: Shared, name: Option<String>) -> Shared {
         let Ok(cid) = shared.cid.parse() else { return shared };
         let name = name.or_else(|| name_of(&shared.path));
-        Shared { link: self.link(cid, name, Some(shared.size)).await.to_string(), ..shared }
+        let paused = self.is_paused(&cid).await;
+        Shared { link: self.link(cid, name, Some(shared.size)).await.to_string(), paused, ..shared }
     }
 }
 

@@ -43,8 +43,9 @@ impl NodeHandle {
         blocking(move || store.remove(key, delete_part).map_err(failed)).await?;
         if !self.infos().await?.iter().any(|i| i.root == info.root) {
             self.unlimit(&info.root).await?;
+            self.note_paused(info.root, false).await?;
         }
-        Ok(content_status(info, &View::default(), &[]))
+        Ok(content_status(info, false, &View::default(), &[]))
     }
 
     pub(in super::super) async fn forget(&self, key: ContentKey) -> Result<(), Failure> {
@@ -110,6 +111,7 @@ impl NodeHandle {
             self.serve(info.clone()).await?;
         }
         result?;
-        Ok(content_status(info, &self.view().await, &[]))
+        let paused = self.is_paused(&info.root).await;
+        Ok(content_status(info, paused, &self.view().await, &[]))
     }
 }

@@ -15,6 +15,7 @@ use crate::store::{ContentInfo, FsStore};
 use super::api::{Failure, Identity};
 use super::driver::Call;
 use super::limits::Limits;
+use super::pausing::Paused;
 
 mod fetch;
 mod keep;
@@ -23,6 +24,7 @@ mod show;
 mod start;
 
 pub(super) use fetch::{parse_link, parse_peers};
+pub(super) use show::content_status;
 
 #[derive(Clone)]
 pub struct NodeHandle {
@@ -33,6 +35,7 @@ pub(super) struct Inner {
     pub(super) store: Arc<FsStore>,
     pub(super) running: Option<Running>,
     pub(super) limits: tokio::sync::Mutex<Limits>,
+    pub(super) paused: tokio::sync::Mutex<Paused>,
     identity: Identity,
     pub(super) data_dir: PathBuf,
     started: Instant,

@@ -78,6 +78,7 @@ impl NodeHandle {
             link: link.to_string(),
             size: imported.size,
             path: req.path,
+            paused: self.is_paused(&imported.root).await,
             skipped: imported.skipped.iter().map(|p| p.display().to_string()).collect(),
         })
     }

@@ -46,11 +46,16 @@ impl NodeHandle {
     pub async fn list(&self) -> Result<Vec<ContentStatus>, Failure> {
         let infos = self.infos().await?;
         let view = self.view().await;
+        let paused = self.inner.paused.lock().await.clone();
         let addresses: Vec<String> =
             self.addresses().await.into_iter().take(LINK_PEERS).map(|a| a.to_string()).collect();
         let temporary = self.temporary_dir();
         let shown = infos.into_iter().filter(|i| !i.origin.path().starts_with(&temporary));
-        Ok(shown.map(|info| content_status(info, &view, &addresses)).collect())
+        let status = |info: ContentInfo| {
+            let paused = paused.contains(&info.root);
+            content_status(info, paused, &view, &addresses)
+        };
+        Ok(shown.map(status).collect())
     }
 
     /// Who is connected, as the network sees it.
@@ -63,7 +68,7 @@ impl NodeHandle {
         answer.await.unwrap_or_default()
     }
 
-    pub(super) async fn view(&self) -> View {
+    pub(in super::super) async fn view(&self) -> View {
         match self.inner.running {
             Some(_) => self.ask(|reply| Call::View { reply }).await.unwrap_or_default(),
             None => View::default(),
@@ -87,12 +92,18 @@ impl NodeHandle {
     }
 }
 
-pub(super) fn content_status(info: ContentInfo, view: &View, addresses: &[String]) -> ContentStatus {
+pub(in super::super) fn content_status(
+    info: ContentInfo,
+    paused: bool,
+    view: &View,
+    addresses: &[String],
+) -> ContentStatus {
     let seen = view.contents.get(&info.key).cloned().unwrap_or_default();
     let size = info.complete.then_some(info.size);
     let link = Link { name: info.name.clone(), size, peers: addresses.to_vec(), ..Link::new(info.root) };
     let state = match () {
         () if !info.changed.is_empty() => "changed".to_owned(),
+        () if paused => "paused".to_owned(),
         () if !seen.state.is_empty() => seen.state,
         () if info.seeding && info.complete => "not running".to_owned(),
         () => "idle".to_owned(),
@@ -114,6 +125,7 @@ pub(super) fn content_status(info: ContentInfo, view: &View, addresses: &[String
         complete: info.complete,
         state,
         stuck: seen.stuck,
+        paused,
         peers: seen.peers,
         down_rate: seen.down_rate,
         up_rate: seen.up_rate,

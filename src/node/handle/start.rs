@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::engine::Config;
 use crate::net::{self, NetConfig, NetError, identity};
-use crate::store::{FsStore, Options, Origin, Store};
+use crate::store::{ContentInfo, FsStore, Options, Origin, Store};
 
 use super::super::api::{Failure, Identity};
 use super::super::clock::Clock;
@@ -17,6 +17,7 @@ use super::super::config::NodeConfig;
 use super::super::driver::{Call, Driver, FetchCall, Wiring};
 use super::super::ledger::Book;
 use super::super::limits::Limits;
+use super::super::pausing::{self, Paused};
 use super::{Inner, NodeHandle, Running, blocking, failed};
 
 /// Requests of the handles that wait for the driver.
@@ -46,8 +47,16 @@ impl NodeHandle {
         if !cfg.network {
             let store = store.await?;
             let identity = Identity { peer_id: peer_id.to_string(), listen: Vec::new(), agent };
-            let limits = tokio::sync::Mutex::new(remembered(&store, &cfg).await?.0);
-            let inner = Inner { store, running: None, limits, identity, data_dir, started: Instant::now() };
+            let (limits, _, paused) = remembered(&store, &cfg).await?;
+            let inner = Inner {
+                store,
+                running: None,
+                limits: limits.into(),
+                paused: paused.into(),
+                identity,
+                data_dir,
+                started: Instant::now(),
+            };
             return Ok(NodeHandle { inner: Arc::new(inner) });
         }
         let (events_tx, events) = mpsc::channel(EVENTS);
@@ -70,7 +79,7 @@ impl NodeHandle {
         .map_err(failed)?;
         let listen = net.listen.iter().map(|a| a.clone().with(Protocol::P2p(peer_id)).to_string()).collect();
         let store = store.await?;
-        let (limits, book) = remembered(&store, &cfg).await?;
+        let (limits, book, paused) = remembered(&store, &cfg).await?;
         let (calls, calls_rx) = mpsc::channel(CALLS);
         let wiring = Wiring {
             calls: calls_rx,
@@ -83,6 +92,7 @@ impl NodeHandle {
             providing: cfg.providing,
             limits: limits.clone(),
             book,
+            paused: paused.clone(),
             stuck_after: cfg.stuck_after,
             key: keypair,
         };
@@ -91,8 +101,15 @@ impl NodeHandle {
         tokio::spawn(driver.run(inputs));
         let identity = Identity { peer_id: peer_id.to_string(), listen, agent };
         let running = Some(Running { calls, net });
-        let limits = tokio::sync::Mutex::new(limits);
-        let inner = Inner { store, running, limits, identity, data_dir, started: Instant::now() };
+        let inner = Inner {
+            store,
+            running,
+            limits: limits.into(),
+            paused: paused.into(),
+            identity,
+            data_dir,
+            started: Instant::now(),
+        };
         let node = NodeHandle { inner: Arc::new(inner) };
         node.take_up().await?;
         Ok(node)
@@ -115,12 +132,18 @@ impl NodeHandle {
         })
         .await?;
         for info in contents {
-            if info.complete {
-                self.serve(info).await?;
-            } else if matches!(info.origin, Origin::Fetched { .. }) {
-                let call = FetchCall { info, size_hint: None, peers: Vec::new(), hold: false, waiter: None };
-                self.call(Call::Fetch(Box::new(call))).await?;
-            }
+            self.go_on(info).await?;
+        }
+        Ok(())
+    }
+
+    /// Serves what is complete, and fetches the rest of what is not.
+    pub(in super::super) async fn go_on(&self, info: ContentInfo) -> Result<(), Failure> {
+        if info.complete {
+            self.serve(info).await?;
+        } else if matches!(info.origin, Origin::Fetched { .. }) {
+            let call = FetchCall { info, size_hint: None, peers: Vec::new(), hold: false, waiter: None };
+            self.call(Call::Fetch(Box::new(call))).await?;
         }
         Ok(())
     }
@@ -146,12 +169,12 @@ fn engine_config(limits: &Limits) -> Config {
     }
 }
 
-/// What was set and what is known of peers, from before the restart.
-async fn remembered(store: &Arc<FsStore>, cfg: &NodeConfig) -> Result<(Limits, Book), Failure> {
+/// What was set, what is known of peers and what is paused, from before the restart.
+async fn remembered(store: &Arc<FsStore>, cfg: &NodeConfig) -> Result<(Limits, Book, Paused), Failure> {
     let (store, cfg) = (store.clone(), cfg.clone());
     blocking(move || {
         let book = Book::load(&*store, Clock::start().now()).map_err(failed)?;
-        Ok((Limits::load(&*store, &cfg)?, book))
+        Ok((Limits::load(&*store, &cfg)?, book, pausing::load(&*store)?))
     })
     .await
 }
