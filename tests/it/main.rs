@@ -20,6 +20,7 @@ mod merging;
 mod pause;
 mod pex;
 mod providing;
+mod silent;
 mod stuck;
 mod support;
 mod transfer;
