@@ -42,7 +42,7 @@ pub struct ContentRec {
     pub dirty: bool,
     /// Every chunk is held, so the index has no bitmaps of it.
     pub held_all: bool,
-    /// Device and inode of the `.part`, to know it again at its final path.
+    /// Device and inode of a complete fetch, to know it again at its `.part` if it was not renamed after all.
     pub part_id: Option<(u64, u64)>,
     pub changed: Vec<PathBuf>,
     /// What the import saw and was told, to see that nothing changed when it is asked for again.

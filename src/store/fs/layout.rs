@@ -300,7 +300,6 @@ impl FsStore {
                 held_bytes: s.rec.held_bytes,
                 changed: s.rec.changed.clone(),
                 seeding: s.rec.seeding,
-                part_id: s.rec.part_id,
                 manifest_complete: s.rec.manifest_complete,
                 ..rec
             };

@@ -31,9 +31,8 @@ impl FsStore {
         if c.ready.load(Ordering::Acquire) {
             return Ok(());
         }
-        if !c.state().rec.complete && self.was_renamed(c) {
-            self.adopt_renamed(c)?;
-        } else if c.state().rec.complete {
+        let complete = c.state().rec.complete;
+        if complete {
             self.rename_again(c)?;
             self.check_signatures(c)?;
         } else {
@@ -44,17 +43,8 @@ impl FsStore {
         Ok(())
     }
 
-    /// The process stopped between renaming the `.part` and the commit that says so.
-    fn was_renamed(&self, c: &Content) -> bool {
-        let s = c.state();
-        let Origin::Fetched { path } = &s.rec.origin else { return false };
-        let there = |p: &std::path::Path| rustix::fs::lstat(p).ok().map(|s| Signature::of(&s));
-        there(&s.place()).is_none()
-            && there(path).is_some_and(|sig| s.rec.part_id == Some((sig.dev, sig.ino)))
-    }
-
-    /// The rename at the end of a fetch is not synced: after a power cut the index may speak of it while the
-    /// content, whose bytes were synced before, lies at its `.part` yet.
+    /// The rename at the end of a fetch comes after the commit that speaks of it: after a kill in between, or a power
+    /// cut that undid the rename, the content, whose bytes were synced before, lies at its `.part` yet.
     fn rename_again(&self, c: &Content) -> Result<(), StoreError> {
         let (dest, id, force) = {
             let s = c.state();
@@ -67,15 +57,6 @@ impl FsStore {
             return Ok(());
         }
         rename(&part, &dest, force)
-    }
-
-    fn adopt_renamed(&self, c: &Content) -> Result<(), StoreError> {
-        {
-            let mut s = c.state();
-            (s.rec.complete, s.rec.manifest_complete, s.rec.dirty) = (true, true, false);
-            s.rec_dirty = true;
-        }
-        self.verify_content(c, &mut |_| ()).map(|_| ())
     }
 
     /// Drops what is not there any more, then looks for what no commit covers.
