@@ -19,14 +19,14 @@ use tokio::time::Instant;
 use crate::engine::event::{ContentEvent, Fault, PeerEvent, StoreResult};
 use crate::engine::{Config, Engine};
 use crate::net::api::{Command, Event, Inbound, QueryId};
-use crate::store::{ContentInfo, Store};
+use crate::store::Store;
 use crate::units::{ChunkIndex, ChunkRange, ContentKey, PeerKey, Time};
 
 use super::api::Failure;
 pub(super) use super::call::Slow;
-pub use super::call::{Call, ContentView, FetchCall, View};
+pub use super::call::{Call, ContentView, FetchCall, Known, View};
 use super::clock::Clock;
-use super::contents::{Content, Contents, Counter};
+use super::contents::{Content, Contents, Counter, Stopped};
 use super::ledger::Book;
 use super::limits::Limits;
 use super::merging::Names;
@@ -239,8 +239,8 @@ impl Driver {
 
     fn on_call(&mut self, call: Call) {
         match call {
-            Call::Serve { info, reply } => {
-                self.serve(&info);
+            Call::Serve { known, reply } => {
+                self.serve(*known);
                 let _ = reply.send(());
             }
             Call::Dial { peers } => {
@@ -248,6 +248,7 @@ impl Driver {
                 self.add_candidates(peers.into_iter().chain(first));
             }
             Call::Fetch(call) => self.begin_fetch(*call),
+            Call::NotTakenUp { info, why } => self.not_taken_up(&info, Stopped::failed(why)),
             Call::Withdraw { key, reply } => {
                 self.deactivate(key);
                 if let Some(c) = self.contents.get_mut(key) {
@@ -262,12 +263,20 @@ impl Driver {
                 let _ = reply.send(());
             }
             Call::Lost { key, ranges } => self.lost(key, &ranges),
+            Call::Read { root, peers, end, reply } => drop(reply.send(self.read_through(root, peers, end))),
+            Call::Idle { key, reply } => drop(reply.send(self.idle(key))),
             Call::Stream { key, ranges } => self.stream(key, &ranges),
             Call::WaitFor { key, chunk, reply } => match self.contents.get_mut(key) {
-                Some(c) if !c.have.contains(chunk) => c.watchers.push((chunk, reply)),
+                Some(c) if !c.have.contains(chunk) => {
+                    c.watchers.retain(|(_, waiting)| !waiting.is_closed());
+                    c.watchers.push((chunk, reply));
+                }
                 _ => drop(reply.send(())),
             },
-            Call::WaitNodes { key, reply } => self.node_waiters.push((key, reply)),
+            Call::WaitNodes { key, reply } => {
+                self.node_waiters.retain(|(_, waiting)| !waiting.is_closed());
+                self.node_waiters.push((key, reply));
+            }
             Call::Provide { root, mode } => self.set_providing(root, mode),
             Call::View { reply } => drop(reply.send(self.view())),
             Call::Limits(limits) => self.on_limits(*limits),
@@ -464,21 +473,16 @@ impl Driver {
         self.stop_providing(key);
     }
 
-    fn serve(&mut self, info: &ContentInfo) {
+    fn serve(&mut self, Known { info, have }: Known) {
         if self.contents.get(info.key).is_some_and(|c| c.active && c.complete) {
             return;
         }
         self.deactivate(info.key);
-        match self.store.have(info.key) {
-            Ok(have) => {
-                let mut content = Content::of(info, have);
-                content.seeding = true;
-                self.contents.insert(info.key, content);
-                self.bitswap_serves_anew();
-                self.provide(info.key);
-            }
-            Err(e) => tracing::error!("cannot serve {}: {e}", info.root),
-        }
+        let mut content = Content::of(&info, have);
+        content.seeding = true;
+        self.contents.insert(info.key, content);
+        self.bitswap_serves_anew();
+        self.provide(info.key);
     }
 
     pub(super) fn lost(&mut self, key: ContentKey, ranges: &[ChunkRange]) {

@@ -26,7 +26,7 @@ use super::api::{
 use super::clock::Clock;
 use super::config::{NodeConfig, Providing};
 use super::contents::Waiter;
-use super::driver::{Call, Driver, FetchCall, View, Wiring};
+use super::driver::{Call, Driver, FetchCall, Known, View, Wiring};
 use super::ledger::Book;
 use super::limits::Limits;
 
@@ -162,14 +162,32 @@ impl NodeHandle {
             Ok(kept)
         })
         .await?;
-        for info in contents {
-            if info.complete {
-                self.serve(info).await?;
-            } else if matches!(info.origin, Origin::Fetched { .. }) {
-                let call = FetchCall { info, size_hint: None, peers: Vec::new(), hold: false, waiter: None };
-                self.call(Call::Fetch(Box::new(call))).await?;
+        let (whole, begun): (Vec<_>, Vec<_>) = contents.into_iter().partition(|info| info.complete);
+        for info in whole {
+            if let Err(e) = self.serve(info.key).await {
+                let (info, why) = (Box::new(info), e.to_string());
+                self.call(Call::NotTakenUp { info, why }).await?;
             }
         }
+        // What an unclean stop left of them may be hashed for long; who asks for something else need not wait.
+        let (calls, store) = (self.running()?.calls.clone(), Arc::downgrade(&self.inner.store));
+        tokio::spawn(async move {
+            for info in begun.into_iter().filter(|info| matches!(info.origin, Origin::Fetched { .. })) {
+                let (store, key) = (store.clone(), info.key);
+                let known = blocking(move || compared(&*store.upgrade().ok_or_else(gone)?, key)).await;
+                let call = match known {
+                    Ok(known) => {
+                        let (peers, waiter) = (Vec::new(), None);
+                        let call = FetchCall { known, size_hint: None, peers, hold: false, waiter };
+                        Call::Fetch(Box::new(call))
+                    }
+                    Err(e) => Call::NotTakenUp { info: Box::new(info), why: e.to_string() },
+                };
+                if calls.send(call).await.is_err() {
+                    break; // the node is shutting down
+                }
+            }
+        });
         Ok(())
     }
 
@@ -197,11 +215,13 @@ impl NodeHandle {
         answer.await.map_err(|_| gone())
     }
 
-    async fn serve(&self, info: ContentInfo) -> Result<(), Failure> {
-        match self.inner.running {
-            Some(_) => self.ask(|reply| Call::Serve { info: Box::new(info), reply }).await,
-            None => Ok(()),
+    async fn serve(&self, key: ContentKey) -> Result<(), Failure> {
+        if self.inner.running.is_none() {
+            return Ok(());
         }
+        let store = self.inner.store.clone();
+        let known = Box::new(blocking(move || compared(&*store, key)).await?);
+        self.ask(|reply| Call::Serve { known, reply }).await
     }
 
     pub fn identity(&self) -> Identity {
@@ -259,7 +279,7 @@ impl NodeHandle {
             if let Some(mode) = provide.filter(|_| self.inner.running.is_some()) {
                 self.call(Call::Provide { root: info.root, mode }).await?;
             }
-            self.serve(info).await?;
+            self.serve(key).await?;
         }
         let link = self.link(imported.root, imported.name, Some(imported.size)).await;
         Ok(Shared {
@@ -311,21 +331,23 @@ impl NodeHandle {
         peers.extend(link.peers.iter().filter_map(|a| a.parse().ok()));
         // The handshakes go on while the disk is asked.
         self.call(Call::Dial { peers: peers.clone() }).await?;
+        let timeout = req.timeout.map(Duration::from_secs_f64);
         let root = match &link.path {
             None => link.cid,
-            Some(path) => self.resolve(&link, path, peers.clone()).await?,
+            Some(path) => self.resolve(&link, path, peers.clone(), timeout).await?,
         };
         let dest = destination(&req, &link, &root)?;
         let new =
             NewFetch { root, name: link.name.clone().or_else(|| name_of(&dest)), dest, force: req.force };
         let store = self.inner.store.clone();
         let (seed, dest) = (req.seed, new.dest.clone());
-        let info = blocking(move || {
+        let known = blocking(move || {
             let key = store.begin_fetch(&new).map_err(failed)?;
             store.set_seeding(key, seed).map_err(failed)?;
-            store.info(key).map_err(failed)
+            compared(&*store, key)
         })
         .await?;
+        let info = &known.info;
         if info.complete {
             let shared = Shared {
                 cid: root.to_string(),
@@ -335,15 +357,14 @@ impl NodeHandle {
                 skipped: Vec::new(),
             };
             if req.seed {
-                self.serve(info).await?;
+                self.serve(info.key).await?;
             }
             return Ok(self.with_link(shared, link.name).await);
         }
         let size_hint = link.size.filter(|_| link.path.is_none());
-        let timeout = req.timeout.map(Duration::from_secs_f64);
         let (reply, answer) = oneshot::channel();
         let waiter = Some(Waiter { progress, reply, timeout, seed: req.seed });
-        let call = FetchCall { info, size_hint, peers, hold: false, waiter };
+        let call = FetchCall { known, size_hint, peers, hold: false, waiter };
         self.call(Call::Fetch(Box::new(call))).await?;
         let shared = answer.await.map_err(|_| gone())??;
         Ok(self.with_link(shared, link.name).await)
@@ -474,7 +495,7 @@ impl NodeHandle {
         if self.inner.running.is_some() {
             self.call(Call::Lost { key, ranges: lost }).await?;
             if after.complete && after.seeding {
-                self.serve(after).await?;
+                self.serve(key).await?;
             }
         }
         Ok(Verified {
@@ -501,7 +522,7 @@ impl NodeHandle {
         .await;
         let (result, info) = moved?;
         if info.seeding && info.complete {
-            self.serve(info.clone()).await?;
+            self.serve(key).await?;
         }
         result?;
         Ok(content_status(info, &self.view().await, &[]))
@@ -534,6 +555,13 @@ pub(super) async fn blocking<T: Send + 'static>(
         Ok(result) => result,
         Err(e) => Err(Failure::failed(format!("an internal task failed: {e}"))),
     }
+}
+
+/// What a content is and what of it is held, its disk compared with its records. Blocking, and slow where much has
+/// to be hashed.
+pub(super) fn compared(store: &dyn Store, key: ContentKey) -> Result<Known, Failure> {
+    let have = store.have(key).map_err(failed)?;
+    Ok(Known { info: store.info(key).map_err(failed)?, have })
 }
 
 #[derive(Default)]

@@ -27,6 +27,8 @@ mod pex;
 mod providing;
 mod reading;
 mod stuck;
+#[cfg(test)]
+mod tests;
 mod walk;
 mod workers;
 
