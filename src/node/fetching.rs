@@ -345,9 +345,11 @@ impl Driver {
             let peers = content.members.len() as u32;
             let Some(fetch) = &mut content.fetch else { continue };
             let size = fetch.walker.as_ref().map(Walker::size).filter(|_| fetch.manifest_done);
+            // Both are what others claim, the one of a folder's files and the other of the link.
+            let total = size.or(fetch.total_hint).map(|total| total.max(content.held_bytes));
             let progress = Progress {
                 done: content.held_bytes,
-                total: size.or(fetch.total_hint),
+                total,
                 files: 0,
                 rate: content.down.rate(),
                 peers,

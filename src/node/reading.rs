@@ -468,8 +468,8 @@ impl Plan {
     fn take(&mut self, item: Item) {
         let current = self.file.map(|(f, _)| f);
         match item {
-            Item::File { file, path, size, .. } if current.is_none() && path.as_str() == self.path => {
-                self.file = Some((file, size));
+            Item::File { file, path, size, sure, .. } if current.is_none() && path.as_str() == self.path => {
+                self.file = Some((file, size.filter(|_| sure)));
             }
             Item::Dir { path, .. } if path.as_str() == self.path => self.is_dir = true,
             Item::Chunk { index, file, .. } if current == Some(file) => self.parts.push(Part::Chunk(index)),

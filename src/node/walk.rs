@@ -194,9 +194,13 @@ pub fn copy_chunk(
 
 /// Adds the first occurrences among `items` to the runs of equal length.
 fn note_chunks(items: &[Item], grew: &mut Vec<(u32, u32)>) {
+    let mut guess = None;
     for item in items {
+        if let Item::File { size, .. } = item {
+            guess = *size;
+        }
         let Item::Chunk { first: true, spec, .. } = item else { continue };
-        let len = spec.len.map_or(CHUNK_LEN, |l| u32::try_from(l).unwrap_or(u32::MAX));
+        let len = spec.len.or(guess).map_or(CHUNK_LEN, |l| u32::try_from(l).unwrap_or(u32::MAX));
         match grew.last_mut() {
             Some((count, l)) if *l == len => *count += 1,
             _ => grew.push((1, len)),

@@ -8,6 +8,7 @@ mod bitswap;
 mod changed;
 mod cli;
 mod disk_full;
+mod foreign;
 mod hostile;
 mod hostile_dags;
 mod interop;

@@ -127,9 +127,9 @@ impl FsStore {
         rec: &FileRec,
         umask: u32,
     ) -> Result<Signature, StoreError> {
-        let len = match rec.size {
+        let len = match rec.size.filter(|_| !rec.guess) {
             Some(len) => len,
-            // Nobody claims how long it is: it is one chunk.
+            // Nobody can say how long it is: it is one chunk.
             None => self.chunk_len(c, rec.first)?,
         };
         let stat = match root.stat(&rec.path) {
@@ -225,7 +225,11 @@ impl FsStore {
         let (frames, lens, rec) = {
             let s = c.state();
             let known = s.rec.clone();
+            // Exactly, where it was a guess before.
+            let size: u64 = sigs.iter().map(|sig| sig.size).sum();
+            let held_bytes = size.saturating_sub(known.inline_bytes);
             let rec = ContentRec { complete: true, dirty: false, held_all: true, part_id, ..known };
+            let rec = ContentRec { size, held_bytes, ..rec };
             (s.frames.clone(), s.lens.clone(), rec)
         };
         let now = self.now();
@@ -236,7 +240,7 @@ impl FsStore {
             layout::edit_files(w, c.key, 0..rec.files, &mut |n, file| {
                 file.sig = sigs.get(n as usize).copied();
                 file.young = file.sig.is_none_or(|sig| sig.too_young(now));
-                file.size = file.size.or(file.sig.map(|sig| sig.size));
+                (file.size, file.guess) = (file.sig.map(|sig| sig.size), false);
             })?;
             index::drop_held(w, c.key)?;
             index::index_blocks(w, c.key, rec.chunks)?;
@@ -249,6 +253,7 @@ impl FsStore {
         let mut s = c.state();
         if done.is_ok() {
             (s.rec.complete, s.rec.dirty, s.rec.held_all, s.rec.part_id) = (true, false, true, part_id);
+            (s.rec.size, s.rec.held_bytes) = (rec.size, rec.held_bytes);
             (s.rec_dirty, s.held_dirty, s.lens_dirty) = (false, BTreeSet::new(), BTreeSet::new());
             s.proved = Default::default();
             s.frames.clear();

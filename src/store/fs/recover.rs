@@ -154,7 +154,8 @@ impl FsStore {
         buf: &mut Vec<u8>,
     ) -> Result<(), StoreError> {
         let size = h.file.metadata().map_err(|e| StoreError::io(&h.path, e))?.len();
-        let known = rec.len.or(file.size).or_else(|| c.state().lens.get(&chunk.get()).copied());
+        let sure = file.size.filter(|_| !file.guess);
+        let known = rec.len.or(sure).or_else(|| c.state().lens.get(&chunk.get()).copied());
         let len = known.unwrap_or(size);
         if len > MAX_CHUNK_DATA || !is_data(h, rec.offset, len) {
             return Ok(());
@@ -168,6 +169,7 @@ impl FsStore {
         for place in places.iter().filter(|p| **p != Place { file: rec.file, offset: rec.offset }) {
             self.write_place(c, *place, &mut std::iter::once(&buf[..]))?;
         }
+        let guessed = if rec.len.is_none() { self.guessed(c, &places)? } else { 0 };
         // The kernel may still have it in memory only: the next checkpoint syncs it before it commits the bit.
         lock(&self.written).files.insert((c.key, rec.file));
         let mut s = c.state();
@@ -176,7 +178,7 @@ impl FsStore {
         }
         if rec.len.is_none() && s.lens.insert(chunk.get(), len).is_none() {
             s.lens_dirty.insert(chunk.get());
-            s.rec.size = s.rec.size.saturating_add(len * places.len() as u64);
+            s.rec.size = s.rec.size.saturating_sub(guessed).saturating_add(len * places.len() as u64);
         }
         s.hold(chunk, len * places.len() as u64);
         Ok(())

@@ -42,7 +42,7 @@ fn small(n: u32, path: &str, data: &[u8]) -> [Item; 2] {
     let spec = ChunkSpec { cid: cid_of(false, RAW, data), len: Some(data.len() as u64) };
     let file = FileIndex(n);
     [
-        Item::File { file, path: rel(path), size: spec.len, meta: Meta::NONE },
+        Item::File { file, path: rel(path), size: spec.len, sure: true, meta: Meta::NONE },
         Item::Chunk { index: chunk(n), first: true, spec, file, offset: 0 },
     ]
 }
