@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use libp2p::identity::Keypair;
 use libp2p::{Multiaddr, PeerId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::engine::event::{ContentEvent, Fault, PeerEvent, StoreResult};
@@ -45,6 +45,9 @@ const CHECKPOINT_SHARE: u32 = 4;
 const NET_STOP: Duration = Duration::from_secs(5);
 /// Messages taken from one channel before the engine's answers are carried out.
 const BATCH: usize = 64;
+
+/// Requests for inner nodes answered at a time; each holds up to 2 MiB meanwhile.
+const MAX_ANSWERING: usize = 32;
 
 /// The channels that a driver needs besides the engine and the store.
 pub struct Wiring {
@@ -85,6 +88,8 @@ pub struct Driver {
     /// Requests for inner nodes without an answer: which content each was for.
     pub(super) requests: BTreeMap<u32, ContentKey>,
     pub(super) node_waiters: Vec<(ContentKey, oneshot::Sender<()>)>,
+    /// Requests for inner nodes that are being answered.
+    pub(super) answering: Arc<Semaphore>,
     pub(super) looking: super::parts::Looking,
     pub(super) modes: super::providing::Modes,
     pub(super) limits: Limits,
@@ -137,6 +142,7 @@ impl Driver {
             joins: Vec::new(),
             requests: BTreeMap::new(),
             node_waiters: Vec::new(),
+            answering: Arc::new(Semaphore::new(MAX_ANSWERING)),
             looking: Default::default(),
             modes,
             limits: w.limits,
