@@ -161,3 +161,25 @@ impl Command {
         }
     }
 }
+
+/// A time to wait.
+pub fn seconds(text: &str) -> Result<f64, String> {
+    let parsed = text.strip_suffix('s').unwrap_or(text).parse::<f64>().ok();
+    parsed
+        .filter(|s| s.is_finite() && *s > 0.0 && *s <= 1e9)
+        .ok_or_else(|| "it must be a number of seconds above 0, such as 60 or 2.5".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_is_a_time() {
+        assert_eq!(seconds("60"), Ok(60.0));
+        assert_eq!(seconds("2.5s"), Ok(2.5));
+        for bad in ["", "0", "-1", "nan", "inf", "1e300", "1m", "soon"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Args;
 
-use super::flags::NodeFlags;
+use super::flags::{NodeFlags, seconds};
 use super::progress::Meter;
 use super::session::{Need, Session};
 use super::{Context, Interrupted, absolute, add, follow, human, link, utf8};
@@ -38,13 +38,6 @@ pub struct GetArgs {
     pub timeout: Option<f64>,
     #[command(flatten)]
     pub node: NodeFlags,
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    let parsed = text.strip_suffix('s').unwrap_or(text).parse::<f64>().ok();
-    parsed
-        .filter(|s| s.is_finite() && *s > 0.0 && *s <= 1e9)
-        .ok_or_else(|| "it must be a number of seconds above 0, such as 60 or 2.5".to_owned())
 }
 
 pub async fn run(context: &Context, args: GetArgs) -> Result<()> {
@@ -98,18 +91,4 @@ fn print(context: &Context, shared: &Shared, since: Instant) -> Result<()> {
     out.note(&format!("{} in {took:.1} s ({rate}), verified", human::bytes(shared.size)));
     out.path(&shared.path)?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_timeout_is_a_time() {
-        assert_eq!(seconds("60"), Ok(60.0));
-        assert_eq!(seconds("2.5s"), Ok(2.5));
-        for bad in ["", "0", "-1", "nan", "inf", "1e300", "1m", "soon"] {
-            assert!(seconds(bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -74,6 +74,16 @@ pub struct GetRequest {
     pub timeout: Option<f64>,
 }
 
+/// `ls` and `cat`: one link.
+#[derive(Clone, Debug, Default)]
+pub struct ReadRequest {
+    pub link: String,
+    /// Multiaddrs to ask first.
+    pub peers: Vec<String>,
+    /// Seconds for which what is needed does not come, after which to give up.
+    pub timeout: Option<f64>,
+}
+
 /// Where a fetch or an import stands.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
@@ -225,7 +235,8 @@ pub struct ContentStatus {
     /// `seeding`, `fetching`, `stuck ...`, `stopped`, `paused`, `changed` or `idle`; what follows a colon says why.
     pub state: String,
     /// `no_providers`, `unreachable`, `without_content`, `choked`, `disk` or `limit`: what keeps a fetch from
-    /// going on, once nothing has come for a while (`network.stuck_after`).
+    /// going on, once nothing has come for a while (`network.stuck_after`); `disk`, `elsewhere` or `failed`: why it
+    /// was stopped.
     #[serde(default)]
     pub stuck: Option<Reason>,
     /// Nothing of it is asked for or sent until it is resumed; its files may have `changed` all the same.

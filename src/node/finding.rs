@@ -26,7 +26,7 @@ impl NodeHandle {
         let link = parse_link(link)?;
         let cid = match &link.path {
             None => link.cid,
-            Some(path) => self.resolve(&link, path, Vec::new()).await?,
+            Some(path) => self.resolve(&link, path, Vec::new(), None).await?,
         };
         self.running()?;
         let (to, lines) = mpsc::channel(FIND_QUEUE);

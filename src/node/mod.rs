@@ -28,6 +28,8 @@ mod pex;
 mod providing;
 mod reading;
 mod stuck;
+#[cfg(test)]
+mod tests;
 mod walk;
 mod workers;
 

@@ -175,7 +175,8 @@ fn find(store: &dyn Store, root: Cid, hosts: &BTreeSet<ContentKey>) -> Option<Pa
             let found = store.find_block_of(spec.cid.hash(), &|key| hosts.contains(&key)).ok().flatten();
             let source = found.filter(|(_, _, block)| *block == 0);
             part.chunks.push(source.map(|(key, chunk, _)| (key, chunk)));
-            part.bytes += spec.len.unwrap_or_default();
+            let of = |(key, chunk, _): (ContentKey, ChunkIndex, u32)| store.chunk(key, chunk).ok()?.len;
+            part.bytes += spec.len.or(source.and_then(of)).unwrap_or_default();
         }
         match step {
             Step::More => {}

@@ -109,6 +109,9 @@ impl Driver {
             return self.fail(key, Failure::failed(UNREAD));
         }
         content.paused = true;
+        // So is who reads through it, then and later.
+        let readers = content.fetch.iter_mut().flat_map(|f| f.readers.drain(..));
+        readers.for_each(|reader| drop(reader.send(Err(Failure::failed(UNREAD)))));
         self.rest(key);
     }
 
@@ -172,6 +175,7 @@ mod tests {
     use crate::node::config::Providing;
     use crate::node::contents::Waiter;
     use crate::node::driver::{FetchCall, Wiring};
+    use crate::node::handle::compared;
     use crate::store::{MemStore, MemTree, NewFetch};
     use crate::units::ChunkIndex;
     use crate::wire::exchange::{Message, Update, Why};
@@ -310,8 +314,8 @@ mod tests {
         let (store, key, root) = shared();
         let mut w = World::new(store.clone()).await;
         let (reply, done) = oneshot::channel();
-        let info = Box::new(store.info(key).unwrap());
-        w.calls.send(Call::Serve { info, reply }).await.unwrap();
+        let known = Box::new(compared(&*store, key).unwrap());
+        w.calls.send(Call::Serve { known, reply }).await.unwrap();
         done.await.unwrap();
         assert!(w.provides().await);
         w.say(join(root)).await;
@@ -352,8 +356,8 @@ mod tests {
         let timeout = Some(Duration::from_millis(1_500));
         let (reply, end) = oneshot::channel();
         let waiter = Some(Waiter { progress, reply, timeout, seed: true });
-        let info = store.info(key).unwrap();
-        let call = FetchCall { info, size_hint: None, peers: Vec::new(), hold: false, waiter };
+        let known = compared(store, key).unwrap();
+        let call = FetchCall { known, size_hint: None, peers: Vec::new(), hold: false, waiter };
         w.calls.send(Call::Fetch(Box::new(call))).await.unwrap();
         (told, end)
     }

@@ -13,7 +13,7 @@ use crate::store::{NewFetch, Store};
 use super::super::api::{Failure, GetRequest, Progress, Shared};
 use super::super::contents::Waiter;
 use super::super::driver::{Call, FetchCall};
-use super::{NodeHandle, blocking, failed, gone};
+use super::{NodeHandle, blocking, compared, failed, gone};
 
 impl NodeHandle {
     /// Fetches a link. Dropping the future ends the fetch, and the same request takes it up again. One whose content is
@@ -27,33 +27,34 @@ impl NodeHandle {
         peers.extend(link.peers.iter().filter_map(|a| a.parse().ok()));
         // The handshakes go on while the disk is asked.
         self.call(Call::Dial { peers: peers.clone() }).await?;
+        let timeout = req.timeout.map(Duration::from_secs_f64);
         let root = match &link.path {
             None => link.cid,
-            Some(path) => self.resolve(&link, path, peers.clone()).await?,
+            Some(path) => self.resolve(&link, path, peers.clone(), timeout).await?,
         };
         let dest = destination(&req, &link, &root)?;
         let new =
             NewFetch { root, name: link.name.clone().or_else(|| name_of(&dest)), dest, force: req.force };
         let store = self.inner.store.clone();
         let (seed, dest) = (req.seed, new.dest.clone());
-        let info = blocking(move || {
+        let known = blocking(move || {
             let key = store.begin_fetch(&new).map_err(failed)?;
             store.set_seeding(key, seed).map_err(failed)?;
-            store.info(key).map_err(failed)
+            compared(&*store, key)
         })
         .await?;
+        let info = &known.info;
         if info.complete {
             let shared = Shared { cid: root.to_string(), size: info.size, path: dest, ..Shared::default() };
             if req.seed {
-                self.serve(info).await?;
+                self.serve(info.key).await?;
             }
             return Ok(self.with_link(shared, link.name).await);
         }
         let size_hint = link.size.filter(|_| link.path.is_none());
-        let timeout = req.timeout.map(Duration::from_secs_f64);
         let (reply, answer) = oneshot::channel();
         let waiter = Some(Waiter { progress, reply, timeout, seed: req.seed });
-        let call = FetchCall { info, size_hint, peers, hold: false, waiter };
+        let call = FetchCall { known, size_hint, peers, hold: false, waiter };
         self.call(Call::Fetch(Box::new(call))).await?;
         let shared = answer.await.map_err(|_| gone())??;
         Ok(self.with_link(shared, link.name).await)

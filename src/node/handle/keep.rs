@@ -81,7 +81,7 @@ impl NodeHandle {
         if self.inner.running.is_some() {
             self.call(Call::Lost { key, ranges: lost }).await?;
             if after.complete && after.seeding {
-                self.serve(after).await?;
+                self.serve(key).await?;
             }
         }
         Ok(Verified {
@@ -108,7 +108,7 @@ impl NodeHandle {
         .await;
         let (result, info) = moved?;
         if info.seeding && info.complete {
-            self.serve(info.clone()).await?;
+            self.serve(key).await?;
         }
         result?;
         let paused = self.is_paused(&info.root).await;

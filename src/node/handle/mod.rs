@@ -10,10 +10,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::net::NetHandle;
 use crate::net::api::Command;
-use crate::store::{ContentInfo, FsStore};
+use crate::store::{FsStore, Store};
+use crate::units::ContentKey;
 
 use super::api::{Failure, Identity};
-use super::driver::Call;
+use super::driver::{Call, Known};
 use super::limits::Limits;
 use super::pausing::Paused;
 
@@ -85,11 +86,13 @@ impl NodeHandle {
         answer.await.map_err(|_| gone())
     }
 
-    async fn serve(&self, info: ContentInfo) -> Result<(), Failure> {
-        match self.inner.running {
-            Some(_) => self.ask(|reply| Call::Serve { info: Box::new(info), reply }).await,
-            None => Ok(()),
+    async fn serve(&self, key: ContentKey) -> Result<(), Failure> {
+        if self.inner.running.is_none() {
+            return Ok(());
         }
+        let store = self.inner.store.clone();
+        let known = Box::new(blocking(move || compared(&*store, key)).await?);
+        self.ask(|reply| Call::Serve { known, reply }).await
     }
 
     pub fn identity(&self) -> Identity {
@@ -112,4 +115,11 @@ pub(super) async fn blocking<T: Send + 'static>(
         Ok(result) => result,
         Err(e) => Err(Failure::failed(format!("an internal task failed: {e}"))),
     }
+}
+
+/// What a content is and what of it is held, its disk compared with its records. Blocking, and slow where much has
+/// to be hashed.
+pub(super) fn compared(store: &dyn Store, key: ContentKey) -> Result<Known, Failure> {
+    let have = store.have(key).map_err(failed)?;
+    Ok(Known { info: store.info(key).map_err(failed)?, have })
 }

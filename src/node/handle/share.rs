@@ -70,7 +70,7 @@ impl NodeHandle {
             if let Some(mode) = provide.filter(|_| self.inner.running.is_some()) {
                 self.call(Call::Provide { root: info.root, mode }).await?;
             }
-            self.serve(info).await?;
+            self.serve(key).await?;
         }
         let link = self.link(imported.root, imported.name, Some(imported.size)).await;
         Ok(Shared {

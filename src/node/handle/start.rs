@@ -18,7 +18,7 @@ use super::super::driver::{Call, Driver, FetchCall, Wiring};
 use super::super::ledger::Book;
 use super::super::limits::Limits;
 use super::super::pausing::{self, Paused};
-use super::{Inner, NodeHandle, Running, blocking, failed};
+use super::{Inner, NodeHandle, Running, blocking, compared, failed};
 
 /// Requests of the handles that wait for the driver.
 const CALLS: usize = 64;
@@ -131,22 +131,52 @@ impl NodeHandle {
             Ok(kept)
         })
         .await?;
-        for info in contents {
+        let (whole, begun): (Vec<_>, Vec<_>) = contents.into_iter().partition(|info| info.complete);
+        for info in whole {
             self.go_on(info).await?;
         }
+        // What an unclean stop left of them may be hashed for long; who asks for something else need not wait.
+        let (calls, store) = (self.running()?.calls.clone(), Arc::downgrade(&self.inner.store));
+        tokio::spawn(async move {
+            for info in begun {
+                let Some(store) = store.upgrade() else { break };
+                let Some(call) = fetch_on(store, info).await else { continue };
+                if calls.send(call).await.is_err() {
+                    break; // the node is shutting down
+                }
+            }
+        });
         Ok(())
     }
 
-    /// Serves what is complete, and fetches the rest of what is not.
+    /// Serves what is complete, and fetches the rest of what is not. What cannot be taken up is seen in the status.
     pub(in super::super) async fn go_on(&self, info: ContentInfo) -> Result<(), Failure> {
-        if info.complete {
-            self.serve(info).await?;
-        } else if matches!(info.origin, Origin::Fetched { .. }) {
-            let call = FetchCall { info, size_hint: None, peers: Vec::new(), hold: false, waiter: None };
-            self.call(Call::Fetch(Box::new(call))).await?;
+        if !info.complete {
+            return match fetch_on(self.inner.store.clone(), info).await {
+                Some(call) => self.call(call).await,
+                None => Ok(()),
+            };
         }
-        Ok(())
+        match self.serve(info.key).await {
+            Ok(()) => Ok(()),
+            Err(e) => self.call(Call::NotTakenUp { info: Box::new(info), why: e.to_string() }).await,
+        }
     }
+}
+
+/// Goes on with a fetch; nothing of what is shared from its own place.
+async fn fetch_on(store: Arc<FsStore>, info: ContentInfo) -> Option<Call> {
+    if !matches!(info.origin, Origin::Fetched { .. }) {
+        return None;
+    }
+    let key = info.key;
+    Some(match blocking(move || compared(&*store, key)).await {
+        Ok(known) => {
+            let call = FetchCall { known, size_hint: None, peers: Vec::new(), hold: false, waiter: None };
+            Call::Fetch(Box::new(call))
+        }
+        Err(e) => Call::NotTakenUp { info: Box::new(info), why: e.to_string() },
+    })
 }
 
 /// The same address on whatever port is free.
