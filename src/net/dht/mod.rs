@@ -4,6 +4,7 @@
 //! walks of our own (`walks`): look-ups of providers (`find`), and the sweep that tells what we provide
 //! (`provide`).
 
+mod ask_back;
 mod disk;
 mod find;
 mod keep;
