@@ -214,8 +214,7 @@ impl NodeHandle {
     /// What cannot be read or shared, by its path.
     pub async fn add(&self, req: AddRequest, progress: mpsc::Sender<Progress>) -> Result<Shared, Failure> {
         let profile = profile(req.profile.as_deref())?;
-        let provide = req.provide.as_deref().map(str::parse::<Providing>).transpose();
-        let provide = provide.map_err(|e| Failure::usage(e.to_string()))?;
+        let provide = providing(req.provide.as_deref())?;
         let options = ImportOptions {
             profile,
             hidden: req.hidden,
@@ -248,16 +247,11 @@ impl NodeHandle {
             let store = self.inner.store.clone();
             let info = blocking(move || {
                 store.set_seeding(key, true).map_err(failed)?;
-                let info = store.info(key).map_err(failed)?;
-                if let Some(mode) = provide {
-                    let note = (info.root.to_bytes(), Some(mode.to_string().into_bytes()));
-                    store.note(super::providing::NOTES, &[note]).map_err(failed)?;
-                }
-                Ok(info)
+                store.info(key).map_err(failed)
             })
             .await?;
-            if let Some(mode) = provide.filter(|_| self.inner.running.is_some()) {
-                self.call(Call::Provide { root: info.root, mode }).await?;
+            if let Some(mode) = provide {
+                self.settle(info.root, mode).await?;
             }
             self.serve(info).await?;
         }
@@ -269,6 +263,17 @@ impl NodeHandle {
             path: req.path,
             skipped: imported.skipped.iter().map(|p| p.display().to_string()).collect(),
         })
+    }
+
+    /// How a content is provided from now on.
+    async fn settle(&self, root: Cid, mode: Providing) -> Result<(), Failure> {
+        let store = self.inner.store.clone();
+        let note = (root.to_bytes(), Some(mode.to_string().into_bytes()));
+        blocking(move || store.note(super::providing::NOTES, &[note]).map_err(failed)).await?;
+        match self.inner.running {
+            Some(_) => self.call(Call::Provide { root, mode }).await,
+            None => Ok(()),
+        }
     }
 
     /// The best link to a content of ours as it stands now.
@@ -307,6 +312,7 @@ impl NodeHandle {
     /// `usage` for what is wrong with the request; otherwise why the fetch did not end well.
     pub async fn get(&self, req: GetRequest, progress: mpsc::Sender<Progress>) -> Result<Shared, Failure> {
         let link = parse_link(&req.link)?;
+        let provide = providing(req.provide.as_deref())?;
         let mut peers = parse_peers(&req.peers)?;
         peers.extend(link.peers.iter().filter_map(|a| a.parse().ok()));
         // The handshakes go on while the disk is asked.
@@ -326,6 +332,9 @@ impl NodeHandle {
             store.info(key).map_err(failed)
         })
         .await?;
+        if let Some(mode) = provide {
+            self.settle(root, mode).await?;
+        }
         if info.complete {
             let shared = Shared {
                 cid: root.to_string(),
@@ -543,6 +552,10 @@ impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
+}
+
+fn providing(what: Option<&str>) -> Result<Option<Providing>, Failure> {
+    what.map(str::parse).transpose().map_err(|e: super::config::ConfigError| Failure::usage(e.to_string()))
 }
 
 fn profile(name: Option<&str>) -> Result<&'static Profile, Failure> {
