@@ -11,6 +11,7 @@ use super::progress::Meter;
 use super::session::{Need, Session};
 use super::{Context, Interrupted, absolute, add, follow, human, link, utf8};
 use crate::node::api::{GetRequest, Shared};
+use crate::node::config::Providing;
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
@@ -33,6 +34,9 @@ pub struct GetArgs {
     /// Go on serving it until Ctrl-C.
     #[arg(long)]
     pub seed: bool,
+    /// What the DHT is told of it: roots, all (every block) or none [default: the setting's].
+    #[arg(long, value_name = "WHAT")]
+    pub provide: Option<Providing>,
     /// Give up after so many seconds without progress, a pause not counted [default: never].
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub timeout: Option<f64>,
@@ -52,6 +56,7 @@ pub async fn run(context: &Context, args: GetArgs) -> Result<()> {
         force: args.force,
         peers: session.peers(&context.resolved).to_vec(),
         seed: args.seed,
+        provide: args.provide.map(|p| p.to_string()),
         timeout: args.timeout,
     };
     let result = fetch(context, &session, &request).await;

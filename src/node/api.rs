@@ -69,6 +69,9 @@ pub struct GetRequest {
     /// Go on serving once complete.
     #[serde(default)]
     pub seed: bool,
+    /// As in [`AddRequest`].
+    #[serde(default)]
+    pub provide: Option<String>,
     /// Seconds without any progress after which to give up.
     #[serde(default)]
     pub timeout: Option<f64>,

@@ -7,6 +7,8 @@ mod attach;
 mod bitswap;
 mod changed;
 mod cli;
+mod crowd;
+mod dht;
 mod disk_full;
 mod foreign;
 mod hostile;

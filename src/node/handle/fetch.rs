@@ -13,6 +13,7 @@ use crate::store::{NewFetch, Store};
 use super::super::api::{Failure, GetRequest, Progress, Shared};
 use super::super::contents::Waiter;
 use super::super::driver::{Call, FetchCall};
+use super::share::providing;
 use super::{NodeHandle, blocking, compared, failed, gone};
 
 impl NodeHandle {
@@ -23,6 +24,7 @@ impl NodeHandle {
     /// `usage` for what is wrong with the request; otherwise why the fetch did not end well.
     pub async fn get(&self, req: GetRequest, progress: mpsc::Sender<Progress>) -> Result<Shared, Failure> {
         let link = parse_link(&req.link)?;
+        let provide = providing(req.provide.as_deref())?;
         let mut peers = parse_peers(&req.peers)?;
         peers.extend(link.peers.iter().filter_map(|a| a.parse().ok()));
         // The handshakes go on while the disk is asked.
@@ -43,6 +45,9 @@ impl NodeHandle {
             compared(&*store, key)
         })
         .await?;
+        if let Some(mode) = provide {
+            self.settle(root, mode).await?;
+        }
         let info = &known.info;
         if info.complete {
             let shared = Shared { cid: root.to_string(), size: info.size, path: dest, ..Shared::default() };

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use crate::content::Cid;
 use crate::content::profile::Profile;
 use crate::store::{ImportOptions, ImportProgress, Store, import};
 
 use super::super::api::{AddRequest, Failure, Progress, Shared};
-use super::super::config::Providing;
+use super::super::config::{ConfigError, Providing};
 use super::super::driver::Call;
-use super::super::providing;
+use super::super::providing::NOTES;
 use super::{NodeHandle, blocking, failed};
 
 /// How often an import says how far it is.
@@ -25,8 +26,7 @@ impl NodeHandle {
     /// What cannot be read or shared, by its path.
     pub async fn add(&self, req: AddRequest, progress: mpsc::Sender<Progress>) -> Result<Shared, Failure> {
         let profile = profile(req.profile.as_deref())?;
-        let provide = req.provide.as_deref().map(str::parse::<Providing>).transpose();
-        let provide = provide.map_err(|e| Failure::usage(e.to_string()))?;
+        let provide = providing(req.provide.as_deref())?;
         let options = ImportOptions {
             profile,
             hidden: req.hidden,
@@ -59,16 +59,11 @@ impl NodeHandle {
             let store = self.inner.store.clone();
             let info = blocking(move || {
                 store.set_seeding(key, true).map_err(failed)?;
-                let info = store.info(key).map_err(failed)?;
-                if let Some(mode) = provide {
-                    let note = (info.root.to_bytes(), Some(mode.to_string().into_bytes()));
-                    store.note(providing::NOTES, &[note]).map_err(failed)?;
-                }
-                Ok(info)
+                store.info(key).map_err(failed)
             })
             .await?;
-            if let Some(mode) = provide.filter(|_| self.inner.running.is_some()) {
-                self.call(Call::Provide { root: info.root, mode }).await?;
+            if let Some(mode) = provide {
+                self.settle(info.root, mode).await?;
             }
             self.serve(key).await?;
         }
@@ -81,6 +76,17 @@ impl NodeHandle {
             paused: self.is_paused(&imported.root).await,
             skipped: imported.skipped.iter().map(|p| p.display().to_string()).collect(),
         })
+    }
+
+    /// How a content is provided from now on.
+    pub(super) async fn settle(&self, root: Cid, mode: Providing) -> Result<(), Failure> {
+        let store = self.inner.store.clone();
+        let note = (root.to_bytes(), Some(mode.to_string().into_bytes()));
+        blocking(move || store.note(NOTES, &[note]).map_err(failed)).await?;
+        match self.inner.running {
+            Some(_) => self.call(Call::Provide { root, mode }).await,
+            None => Ok(()),
+        }
     }
 
     /// The end of a `share`: it stays in the store, and is served no more.
@@ -105,6 +111,10 @@ impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
+}
+
+pub(super) fn providing(what: Option<&str>) -> Result<Option<Providing>, Failure> {
+    what.map(str::parse).transpose().map_err(|e: ConfigError| Failure::usage(e.to_string()))
 }
 
 fn profile(name: Option<&str>) -> Result<&'static Profile, Failure> {
