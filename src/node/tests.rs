@@ -11,7 +11,7 @@ use bytes::Bytes;
 use libp2p::identity::Keypair;
 use tokio::sync::{mpsc, oneshot};
 
-use super::api::Failure;
+use super::api::{Failure, Shared};
 use super::clock::Clock;
 use super::config::{NodeConfig, Providing};
 use super::contents::Waiter;
@@ -190,6 +190,12 @@ impl Bench {
     }
 }
 
+/// One who waits for a fetch, and what is said to it at the end.
+fn waiting() -> (Waiter, oneshot::Receiver<std::result::Result<Shared, Failure>>) {
+    let ((progress, _), (reply, end)) = (mpsc::channel(8), oneshot::channel());
+    (Waiter { progress, reply, timeout: None, seed: true }, end)
+}
+
 #[tokio::test]
 async fn the_driver_never_waits_for_the_store() {
     let inner = MemStore::new();
@@ -199,10 +205,9 @@ async fn the_driver_never_waits_for_the_store() {
     let bench = Bench::start(inner);
     let known = Box::new(compared(&bench.store.inner, whole).unwrap());
     bench.ask(|reply| Call::Serve { known, reply }).await;
-    let (progress, _lines) = mpsc::channel(8);
-    let (reply, end) = oneshot::channel();
+    let (waiter, end) = waiting();
     let key = bench.begin(root, "/copy");
-    bench.fetch(key, Some(Waiter { progress, reply, timeout: None, seed: true })).await;
+    bench.fetch(key, Some(waiter)).await;
     let shared = end.await.expect("the driver has ended").unwrap();
     assert_eq!(shared.path, Path::new("/copy"));
     assert_eq!(bench.view(key).await.state, "seeding");
@@ -240,24 +245,26 @@ async fn a_reading_goes_through_the_fetch_of_its_root_and_gives_way_to_one_that_
         let (end, ended) = oneshot::channel();
         (bench.ask(|reply| Call::Read { root, peers: Vec::new(), end, reply }).await, ended)
     };
-    let held = async |key| {
+    let hold = async |key, waiter| {
         let known = compared(&bench.store.inner, key).unwrap();
-        let (progress, _) = mpsc::channel(8);
-        let (reply, end) = oneshot::channel::<std::result::Result<_, Failure>>();
-        let waiter = Some(Waiter { progress, reply, timeout: None, seed: false });
-        let call = FetchCall { known, size_hint: None, peers: Vec::new(), hold: true, waiter };
+        let (peers, waiter) = (Vec::new(), Some(waiter));
+        let call = FetchCall { known, size_hint: None, peers, hold: true, waiter };
         bench.say(Call::Fetch(Box::new(call))).await;
-        end
     };
     assert_eq!(read().await.0, None, "nothing is fetched yet");
     let (mine, other, get) =
         (bench.begin(root, "/tmp/1"), bench.begin(root, "/tmp/2"), bench.begin(root, "/3"));
-    let first = held(mine).await;
+    let (reader, first) = waiting();
+    hold(mine, reader).await;
     let (found, second) = read().await;
     assert_eq!(found, Some(mine));
-    assert!(held(other).await.await.is_err(), "there is one of a root");
+    let (reader, end) = waiting();
+    hold(other, reader).await;
+    assert!(end.await.is_err(), "there is one of a root");
     bench.fetch(get, None).await;
     assert!(first.await.is_err() && second.await.is_err(), "they have to look again");
     assert_eq!(read().await.0, Some(get));
-    assert!(held(other).await.await.is_err(), "there is one of a root");
+    let (reader, end) = waiting();
+    hold(other, reader).await;
+    assert!(end.await.is_err(), "there is one of a root");
 }

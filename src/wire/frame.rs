@@ -23,12 +23,7 @@ pub struct FrameBuf {
 
 impl FrameBuf {
     pub fn new() -> FrameBuf {
-        FrameBuf::up_to(MAX_FRAME)
-    }
-
-    /// One that refuses frames of more than `max` bytes.
-    pub fn up_to(max: usize) -> FrameBuf {
-        FrameBuf { buf: Vec::new(), start: 0, max: max.min(MAX_FRAME) }
+        FrameBuf { buf: Vec::new(), start: 0, max: MAX_FRAME }
     }
 
     /// Refuses longer frames from now on.
@@ -86,6 +81,12 @@ impl FrameBuf {
         self.start = 0;
         self.buf.clear();
         self.buf.shrink_to(16 << 10);
+    }
+}
+
+impl Default for FrameBuf {
+    fn default() -> FrameBuf {
+        FrameBuf::new()
     }
 }
 
