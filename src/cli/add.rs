@@ -107,7 +107,7 @@ async fn add_all(context: &Context, session: &Session, requests: &[AddRequest]) 
 }
 
 fn print(out: Output, shared: &Shared) -> Result<()> {
-    warn_of_skipped(out, shared);
+    warn_of(out, shared);
     if out.is_json() {
         out.json(shared)?;
     } else if out.is_quiet() {
@@ -125,8 +125,12 @@ pub fn added(shared: &Shared) -> String {
     format!("{}, {}", name.display(), human::bytes(shared.size))
 }
 
-pub fn warn_of_skipped(out: Output, shared: &Shared) {
+/// What is left out of it, and that it is paused.
+pub fn warn_of(out: Output, shared: &Shared) {
     for skipped in &shared.skipped {
         out.warn(&format!("left out: {skipped}"));
+    }
+    if shared.paused {
+        out.warn(&format!("{} is paused, and served to nobody until `dunlin resume`", shared.cid));
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    add, cat, completions, find, get, limits, ls, pardon, peers, provide, relocate, rm, share, verify,
+    add, cat, completions, find, get, limits, ls, pardon, pause, peers, provide, relocate, rm, share, verify,
 };
 use crate::node::config::{ListenAddr, NetworkName, PeerAddr};
 
@@ -125,6 +125,10 @@ pub enum Command {
     Pardon(pardon::PardonArgs),
     /// Show and change how fast the node sends and receives, in all, for a content or with a peer.
     Limits(limits::LimitsArgs),
+    /// Leave contents alone for a while: fetch, send and announce nothing of them.
+    Pause(pause::PauseArgs),
+    /// Go on with contents that are paused, or that a full disk has stopped.
+    Resume(pause::ResumeArgs),
     /// Show the node's peer ID and addresses.
     Id,
     /// Forget a content; your files stay.
@@ -154,6 +158,28 @@ impl Command {
             Command::Provide(args) => Some(&args.node),
             Command::Daemon(args) | Command::Config(args) => Some(&args.node),
             _ => None,
+        }
+    }
+}
+
+/// A time to wait.
+pub fn seconds(text: &str) -> Result<f64, String> {
+    let parsed = text.strip_suffix('s').unwrap_or(text).parse::<f64>().ok();
+    parsed
+        .filter(|s| s.is_finite() && *s > 0.0 && *s <= 1e9)
+        .ok_or_else(|| "it must be a number of seconds above 0, such as 60 or 2.5".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_is_a_time() {
+        assert_eq!(seconds("60"), Ok(60.0));
+        assert_eq!(seconds("2.5s"), Ok(2.5));
+        for bad in ["", "0", "-1", "nan", "inf", "1e300", "1m", "soon"] {
+            assert!(seconds(bad).is_err(), "{bad}");
         }
     }
 }

@@ -6,11 +6,12 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Args;
 
-use super::flags::NodeFlags;
+use super::flags::{NodeFlags, seconds};
 use super::progress::Meter;
 use super::session::{Need, Session};
-use super::{Context, Interrupted, absolute, follow, human, link, utf8};
+use super::{Context, Interrupted, absolute, add, follow, human, link, utf8};
 use crate::node::api::{GetRequest, Shared};
+use crate::node::config::Providing;
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
@@ -33,18 +34,14 @@ pub struct GetArgs {
     /// Go on serving it until Ctrl-C.
     #[arg(long)]
     pub seed: bool,
-    /// Give up after so many seconds without progress [default: never].
+    /// What the DHT is told of it: roots, all (every block) or none [default: the setting's].
+    #[arg(long, value_name = "WHAT")]
+    pub provide: Option<Providing>,
+    /// Give up after so many seconds without progress, a pause not counted [default: never].
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub timeout: Option<f64>,
     #[command(flatten)]
     pub node: NodeFlags,
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    let parsed = text.strip_suffix('s').unwrap_or(text).parse::<f64>().ok();
-    parsed
-        .filter(|s| s.is_finite() && *s > 0.0 && *s <= 1e9)
-        .ok_or_else(|| "it must be a number of seconds above 0, such as 60 or 2.5".to_owned())
 }
 
 pub async fn run(context: &Context, args: GetArgs) -> Result<()> {
@@ -59,6 +56,7 @@ pub async fn run(context: &Context, args: GetArgs) -> Result<()> {
         force: args.force,
         peers: session.peers(&context.resolved).to_vec(),
         seed: args.seed,
+        provide: args.provide.map(|p| p.to_string()),
         timeout: args.timeout,
     };
     let result = fetch(context, &session, &request).await;
@@ -88,9 +86,7 @@ async fn fetch(context: &Context, session: &Session, request: &GetRequest) -> Re
 
 fn print(context: &Context, shared: &Shared, since: Instant) -> Result<()> {
     let out = context.out();
-    for skipped in &shared.skipped {
-        out.warn(&format!("left out: {skipped}"));
-    }
+    add::warn_of(out, shared);
     if out.is_json() {
         out.json(shared)?;
         return Ok(());
@@ -100,18 +96,4 @@ fn print(context: &Context, shared: &Shared, since: Instant) -> Result<()> {
     out.note(&format!("{} in {took:.1} s ({rate}), verified", human::bytes(shared.size)));
     out.path(&shared.path)?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_timeout_is_a_time() {
-        assert_eq!(seconds("60"), Ok(60.0));
-        assert_eq!(seconds("2.5s"), Ok(2.5));
-        for bad in ["", "0", "-1", "nan", "inf", "1e300", "1m", "soon"] {
-            assert!(seconds(bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -3,11 +3,11 @@
 use anyhow::Result;
 use clap::Args;
 
-use super::flags::NodeFlags;
+use super::flags::{NodeFlags, seconds};
 use super::human::{self, Align, table};
 use super::session::{Need, Session};
 use super::{Context, Interrupted, link};
-use crate::node::api::Listed;
+use crate::node::api::{Listed, ReadRequest};
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
@@ -18,6 +18,9 @@ pub struct LsArgs {
     /// A folder's link; a path may follow.
     #[arg(value_name = "LINK")]
     pub link: String,
+    /// Give up when what is needed has not come for so many seconds [default: never].
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub timeout: Option<f64>,
     #[command(flatten)]
     pub node: NodeFlags,
 }
@@ -25,10 +28,12 @@ pub struct LsArgs {
 pub async fn run(context: &Context, args: LsArgs) -> Result<()> {
     link(&args.link)?;
     let session = Session::open(&context.resolved, Need::Network, &context.signals).await?;
+    let peers = session.peers(&context.resolved).to_vec();
+    let request = ReadRequest { link: args.link, peers, timeout: args.timeout };
     let listed = tokio::select! {
         biased;
         () = context.signals.asked() => Err(Interrupted.into()),
-        listed = session.client.ls(&args.link, session.peers(&context.resolved)) => listed.map_err(Into::into),
+        listed = session.client.ls(&request) => listed.map_err(Into::into),
     };
     let result = listed.and_then(|entries| print(context, &entries));
     session.finish(&context.signals).await;

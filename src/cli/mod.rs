@@ -33,6 +33,7 @@ mod list;
 mod ls;
 mod output;
 mod pardon;
+mod pause;
 mod peers;
 mod progress;
 mod provide;
@@ -118,6 +119,8 @@ async fn dispatch(command: Command, context: &Context) -> anyhow::Result<()> {
         Command::Pardon(args) => pardon::run(context, args).await,
         Command::Limits(args) => limits::run(context, args).await,
         Command::Id => id::run(context).await,
+        Command::Pause(args) => pause::run(context, args).await,
+        Command::Resume(args) => pause::resume(context, args).await,
         Command::Rm(args) => rm::run(context, args).await,
         Command::Verify(args) => verify::run(context, args).await,
         Command::Relocate(args) => relocate::run(context, args).await,
@@ -224,8 +227,7 @@ fn content(what: &str) -> Result<String, Failure> {
     }
     let known = ["/ipfs/", "ipfs://", "magnet:", "http://", "https://"];
     if known.iter().any(|prefix| what.starts_with(prefix)) {
-        // It will be told there what is wrong with it.
-        return Ok(what.to_owned());
+        return link(what).map(|()| what.to_owned());
     }
     Ok(utf8(absolute(what.as_ref())?)?.to_string_lossy().into_owned())
 }
@@ -279,8 +281,8 @@ mod tests {
             "--json status".into(),
             "status --json".into(),
             "-vv peers --config c.toml".into(),
-            format!("cat {peer} --peer {peer}"),
-            "ls LINK/path".into(),
+            format!("cat {peer} --peer {peer} --timeout 2.5"),
+            "ls LINK/path --timeout 60s".into(),
             format!("find LINK --json --data-dir d {node}"),
             "provide LINK --verify --json".into(),
             "add --provide all file".into(),
@@ -288,6 +290,8 @@ mod tests {
             "daemon --external /ip4/1.2.3.4/tcp/1".into(),
             "list".into(),
             "id".into(),
+            "pause x ./y --json".into(),
+            "resume x -q".into(),
             "rm x --delete-part".into(),
             "verify x".into(),
             "peers --banned --json".into(),
@@ -316,6 +320,7 @@ mod tests {
             ("get a --frce", vec!["'--frce'", "'--force'"]),
             ("get a --timeout soon", vec!["'soon'", "seconds"]),
             ("get a --timeout 0", vec!["seconds"]),
+            ("cat a --timeout 0", vec!["seconds"]),
             ("get a --peer /ip4/1.2.3.4/tcp/1", vec!["/p2p/ID"]),
             ("daemon --listen 4201", vec!["no multiaddr", "/ip4/0.0.0.0/tcp/4201"]),
             ("daemon --listen /ip4/1.2.3.4", vec!["/ip4/0.0.0.0/tcp/4201"]),
@@ -323,6 +328,8 @@ mod tests {
             ("daemon --network Mine", vec!["a-z"]),
             ("list --listen /ip4/1.2.3.4/tcp/1", vec!["--listen"]),
             ("share", vec!["<PATH>"]),
+            ("pause", vec!["<CONTENT>", "dunlin pause --help"]),
+            ("resume", vec!["<CONTENT>", "dunlin resume --help"]),
             ("limits --up fast", vec!["`fast`", "10M"]),
             ("limits --up 0", vec!["unlimited"]),
             ("limits --slots 0", vec!["auto"]),
@@ -366,7 +373,9 @@ mod tests {
         assert_eq!(content(link).unwrap(), link);
         let here = std::env::current_dir().unwrap().join("some file");
         assert_eq!(content("some file").unwrap(), here.to_str().unwrap());
-        assert!(content("").unwrap_err().usage);
+        for bad in ["", "magnet:?xt=nothing", "/ipfs/", "ipfs://none"] {
+            assert!(content(bad).unwrap_err().usage, "{bad}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde::Serialize;
 
-use super::add::{ImportFlags, added, warn_of_skipped};
+use super::add::{ImportFlags, added, warn_of};
 use super::flags::NodeFlags;
 use super::progress::Meter;
 use super::session::{Need, Session};
@@ -77,7 +77,7 @@ async fn until_the_end(context: &Context, session: &Session, open: Vec<Lines>) -
 
 fn print(context: &Context, identity: &Identity, shared: &Shared) -> Result<()> {
     let out = context.out();
-    warn_of_skipped(out, shared);
+    warn_of(out, shared);
     if out.is_json() {
         out.json(&Sharing { shared, peer_id: &identity.peer_id, listen: &identity.listen })?;
     } else if out.is_quiet() {

@@ -27,7 +27,7 @@ struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Inserted {
     New(u32),
-    /// Its number, and whether the same length was claimed then.
+    /// Its number, and whether the same length was claimed then, if one was.
     Known {
         index: u32,
         same_len: bool,
@@ -62,7 +62,11 @@ impl ChunkSet {
             if self.slots[slot] >> INDEX_BITS == tag(&key) {
                 let entry = self.entry(index);
                 if entry.key == key {
-                    return Inserted::Known { index, same_len: entry.len == len };
+                    let (before, known) = (entry.len, entry.len != NO_LEN && len != NO_LEN);
+                    if before == NO_LEN {
+                        self.pages[index as usize / PAGE][index as usize % PAGE].len = len;
+                    }
+                    return Inserted::Known { index, same_len: !known || before == len };
                 }
             }
             slot = if slot + 1 == self.slots.len() { 0 } else { slot + 1 };
@@ -136,8 +140,14 @@ mod tests {
                 Inserted::Known { index: i / 2, same_len: true }
             );
         }
-        assert_eq!(set.insert(&cid(7), None), Inserted::Known { index: 7, same_len: false });
+        // Who does not know agrees with everybody.
+        assert_eq!(set.insert(&cid(7), None), Inserted::Known { index: 7, same_len: true });
+        assert_eq!(set.insert(&cid(7), Some(8)), Inserted::Known { index: 7, same_len: false });
         assert_eq!(set.len(), 5_000);
+        let mut set = ChunkSet::default();
+        assert_eq!(set.insert(&cid(1), None), Inserted::New(0));
+        assert_eq!(set.insert(&cid(1), Some(3)), Inserted::Known { index: 0, same_len: true });
+        assert_eq!(set.insert(&cid(1), Some(4)), Inserted::Known { index: 0, same_len: false });
         assert!(set.memory_bytes() < 5_000 * 26 + PAGE * 24);
     }
 }

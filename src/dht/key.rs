@@ -53,7 +53,12 @@ impl Key {
 }
 
 impl Distance {
-    fn zeros(&self) -> u32 {
+    pub fn first_bits(&self) -> u16 {
+        let [a, b, ..] = self.0;
+        u16::from_be_bytes([a, b])
+    }
+
+    pub(super) fn zeros(&self) -> u32 {
         match self.0.iter().zip(0u32..).find(|(b, _)| **b != 0) {
             Some((b, i)) => 8 * i + b.leading_zeros(),
             None => 256,

@@ -3,15 +3,22 @@
 //!
 //! - Up to [`ALPHA`] are asked at a time. One that is silent for [`PATIENCE`] no longer counts against that,
 //!   so a slow or dead peer delays the walk by seconds, not by its time-out.
-//! - Of one IP group only [`MAX_OF_A_GROUP`] are asked and are in the result, however many there are close
+//! - Of one IP group only the closest [`MAX_OF_A_GROUP`] are asked and are in the result, however many there are close
 //!   to the key: a walk passes a crowd of Sybils, and records do not all go to them.
 //! - It ends when the closest `wanted` that can be reached have answered, or nobody is left to ask.
+//!
+//! An answer names the [`K`] closest to what was asked. So a walk that wants more goes on once the [`K`] closest have
+//! answered, and asks for other keys nearby: one in each tile of the neighbourhood ([`Tiles`]). Every further peer is
+//! asked for the key of its own tile, and of each tile the [`OF_A_TILE`] peers that are closest to it. (Asked for the
+//! target, all would name the same 20, and of the others whomever they happen to know.)
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::K;
 use super::groups::{Group, MAX_OF_A_GROUP};
 use super::key::{Distance, Key};
+use super::tiles::{MAX_TILES, Tiles};
 
 /// Peers asked at a time.
 pub const ALPHA: usize = 10;
@@ -21,6 +28,11 @@ const MAX_ASKED: usize = 24;
 pub const PATIENCE: Duration = Duration::from_millis(1_500);
 /// Peers remembered for each that is wanted: the farthest go first.
 const MAX_KNOWN: usize = 16;
+/// The closest peers to the key of a tile that are asked for it, in the tile or not.
+const OF_A_TILE: usize = 2;
+/// A tile has so many bits more than the [`K`] closest share: then it has some 2 to 5 peers, and an answer names all of
+/// it and of its neighbours, even if half of the peers that it names are dead.
+const TILE_BITS: u32 = 3;
 
 /// A peer that somebody told of.
 #[derive(Clone, Debug)]
@@ -30,11 +42,17 @@ pub struct Heard<P> {
     pub groups: Vec<Group>,
 }
 
+/// A question to put to a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask<P> {
+    pub peer: P,
+    /// What hashes to the key that is asked for; `None`: the target's own name.
+    pub about: Option<Vec<u8>>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     New,
-    /// Since when, on the caller's clock.
-    Asked(Duration),
     Answered,
     Failed,
 }
@@ -42,8 +60,13 @@ enum State {
 #[derive(Clone, Debug)]
 struct Node<P> {
     peer: P,
+    key: Key,
     groups: Vec<Group>,
     state: State,
+    /// Since when an answer is awaited, on the caller's clock.
+    asked: Option<Duration>,
+    /// The tiles that it was asked for, a bit each.
+    tiles: u64,
     /// Answers between our own table and this peer.
     hops: u32,
 }
@@ -66,12 +89,15 @@ pub struct Lookup<P> {
     wanted: usize,
     known: BTreeMap<Distance, Node<P>>,
     stats: Stats,
+    /// Once the closest [`K`] have answered, if more are wanted.
+    tiles: Option<Tiles>,
 }
 
 impl<P: Clone + PartialEq> Lookup<P> {
     /// `seeds`: the closest of our own table. `wanted`: how many of the closest are to answer.
     pub fn new(target: Key, wanted: usize, seeds: impl IntoIterator<Item = Heard<P>>) -> Lookup<P> {
-        let mut lookup = Lookup { target, wanted, known: BTreeMap::new(), stats: Stats::default() };
+        let mut lookup =
+            Lookup { target, wanted, known: BTreeMap::new(), stats: Stats::default(), tiles: None };
         for seed in seeds {
             lookup.hear(seed, 0);
         }
@@ -89,14 +115,22 @@ impl<P: Clone + PartialEq> Lookup<P> {
     fn hear(&mut self, heard: Heard<P>, hops: u32) {
         let Heard { peer, key, groups } = heard;
         let distance = self.target.distance(&key);
-        self.known.entry(distance).or_insert(Node { peer, groups, state: State::New, hops });
+        self.known.entry(distance).or_insert(Node {
+            peer,
+            key,
+            groups,
+            state: State::New,
+            asked: None,
+            tiles: 0,
+            hops,
+        });
         if self.known.len() > self.wanted * MAX_KNOWN {
             self.known.pop_last();
         }
     }
 
     /// Those that count: the closest that have not failed, at most so many of one group.
-    fn front(&self) -> impl Iterator<Item = (&Distance, &Node<P>)> {
+    fn closest_known(&self, wanted: usize) -> impl Iterator<Item = (&Distance, &Node<P>)> {
         let mut seen: BTreeMap<Group, usize> = BTreeMap::new();
         self.known
             .iter()
@@ -108,43 +142,88 @@ impl<P: Clone + PartialEq> Lookup<P> {
                 }
                 fits
             })
-            .take(self.wanted)
+            .take(wanted)
     }
 
-    /// Whom to ask now; call it until it gives `None`.
-    pub fn next(&mut self, now: Duration) -> Option<P> {
-        let asked = |n: &Node<P>| match n.state {
-            State::Asked(since) => Some(now.saturating_sub(since) < PATIENCE),
-            _ => None,
-        };
-        let (fresh, all) = self
-            .known
-            .values()
-            .filter_map(asked)
-            .fold((0, 0), |(fresh, all), is_fresh| (fresh + usize::from(is_fresh), all + 1));
+    fn front(&self) -> impl Iterator<Item = (&Distance, &Node<P>)> {
+        self.closest_known(if self.tiles.is_some() { self.wanted } else { self.wanted.min(K) })
+    }
+
+    /// Goes on to the tiles once the closest have answered.
+    fn widen(&mut self) {
+        if self.wanted <= K || self.tiles.is_some() || !self.have_answered() {
+            return;
+        }
+        let shared = self.front().map(|(d, _)| d.zeros()).min();
+        self.tiles = Some(Tiles::new(self.target, shared.unwrap_or(0) + TILE_BITS));
+    }
+
+    /// Whom to ask now, and for what; call it until it gives `None`.
+    pub fn next(&mut self, now: Duration) -> Option<Ask<P>> {
+        let waits = self.known.values().filter_map(|n| n.asked);
+        let (fresh, all) = waits.fold((0, 0), |(fresh, all), since| {
+            (fresh + usize::from(now.saturating_sub(since) < PATIENCE), all + 1)
+        });
         if fresh >= ALPHA || all >= MAX_ASKED {
             return None;
         }
-        let distance = *self.front().find(|(_, n)| n.state == State::New)?.0;
+        self.widen();
+        let (distance, tile) = self.next_of_a_tile().or_else(|| self.next_of_the_closest())?;
+        let about = tile.and_then(|t| self.tiles.as_mut()?.key(t)).map(|(_, name)| name);
         let node = self.known.get_mut(&distance)?;
-        node.state = State::Asked(now);
+        node.asked = Some(now);
+        node.tiles |= tile.map_or(0, |t| 1 << t);
         self.stats.asked += 1;
-        Some(node.peer.clone())
+        Some(Ask { peer: node.peer.clone(), about })
+    }
+
+    /// The next of the closest that has not been asked at all. While there are tiles, it is asked for its own.
+    fn next_of_the_closest(&self) -> Option<(Distance, Option<usize>)> {
+        let (distance, _) = self.front().find(|(_, n)| n.state == State::New && n.asked.is_none())?;
+        let tile = self.tiles.as_ref().map(|t| t.of(distance)).filter(|t| *t < MAX_TILES);
+        Some((*distance, tile))
+    }
+
+    /// The next that is to be asked for a tile since it is close to that.
+    fn next_of_a_tile(&mut self) -> Option<(Distance, Option<usize>)> {
+        let count = self.tiles_that_count();
+        (0..count).find_map(|tile| {
+            let near = self.closest_to_tile(tile);
+            let idle = |d: &Distance| self.known.get(d).is_some_and(|n| n.asked.is_none());
+            let (next, _) = near.into_iter().find(|(d, asked)| !asked && idle(d))?;
+            Some((next, Some(tile)))
+        })
+    }
+
+    /// The nearest tiles, so many: those in which one of the wanted may be.
+    fn tiles_that_count(&self) -> usize {
+        let Some(tiles) = &self.tiles else { return 0 };
+        let front: Vec<&Distance> = self.front().map(|(d, _)| d).collect();
+        match front.last() {
+            Some(last) if front.len() >= self.wanted => tiles.len().min(tiles.of(last) + 1),
+            _ => tiles.len(),
+        }
+    }
+
+    /// The peers of the front that are closest to a tile's key, and whether each was asked for it.
+    fn closest_to_tile(&mut self, tile: usize) -> Vec<(Distance, bool)> {
+        let Some((key, _)) = self.tiles.as_mut().and_then(|t| t.key(tile)) else { return Vec::new() };
+        let mut near: Vec<(Distance, Distance, bool)> =
+            self.front().map(|(d, n)| (n.key.distance(&key), *d, n.tiles & 1 << tile != 0)).collect();
+        near.sort_unstable();
+        near.truncate(OF_A_TILE);
+        near.into_iter().map(|(_, d, asked)| (d, asked)).collect()
     }
 
     /// When [`Lookup::next`] may give more although nothing has happened.
     pub fn wake(&self, now: Duration) -> Option<Duration> {
-        let patience = |n: &Node<P>| match n.state {
-            State::Asked(since) => Some(since + PATIENCE).filter(|&at| at > now),
-            _ => None,
-        };
-        self.known.values().filter_map(patience).min()
+        self.known.values().filter_map(|n| Some(n.asked? + PATIENCE)).filter(|at| *at > now).min()
     }
 
     /// `peer` answered with these.
     pub fn answered(&mut self, key: &Key, closer: impl IntoIterator<Item = Heard<P>>) {
         let Some(node) = self.known.get_mut(&self.target.distance(key)) else { return };
-        if !matches!(node.state, State::Asked(_)) {
+        if node.asked.take().is_none() {
             return;
         }
         node.state = State::Answered;
@@ -156,18 +235,25 @@ impl<P: Clone + PartialEq> Lookup<P> {
         }
     }
 
-    /// It could not be reached, or did not answer.
+    /// It could not be reached, or did not answer. One that had answered before still counts.
     pub fn failed(&mut self, key: &Key) {
         if let Some(node) = self.known.get_mut(&self.target.distance(key))
-            && matches!(node.state, State::Asked(_))
+            && node.asked.take().is_some()
         {
-            node.state = State::Failed;
+            if node.state == State::New {
+                node.state = State::Failed;
+            }
             self.stats.failed += 1;
         }
     }
 
+    fn have_answered(&self) -> bool {
+        self.front().all(|(_, n)| n.state == State::Answered && n.asked.is_none())
+    }
+
+    /// To be asked when [`Lookup::next`] gives nobody.
     pub fn is_done(&self) -> bool {
-        self.front().all(|(_, n)| n.state == State::Answered)
+        (self.wanted <= K || self.tiles.is_some()) && self.have_answered()
     }
 
     /// The closest that answered, the closest first.
@@ -208,11 +294,13 @@ mod tests {
             all
         }
 
-        /// What `i` knows: 20 of each bucket.
+        /// What `i` knows: 20 of each bucket, which differ from peer to peer.
         fn table(&self, i: usize) -> Vec<usize> {
             let mut counts = BTreeMap::<u32, usize>::new();
             let bits = |j: &usize| self.keys[i].common_bits(&self.keys[*j]);
-            (0..self.keys.len())
+            let n = self.keys.len();
+            (0..n)
+                .map(|j| (j + i * 7_919) % n)
                 .filter(|j| *j != i)
                 .filter(|j| {
                     let c = counts.entry(bits(j)).or_default();
@@ -229,12 +317,12 @@ mod tests {
         }
 
         fn run(&self, lookup: &mut Lookup<usize>, dead: impl Fn(usize) -> bool) {
-            while let Some(peer) = lookup.next(NOW) {
+            while let Some(Ask { peer, about }) = lookup.next(NOW) {
                 if dead(peer) {
                     lookup.failed(&self.keys[peer]);
                 } else {
-                    let answer = self.answer(peer, &lookup.target());
-                    lookup.answered(&self.keys[peer], answer);
+                    let key = about.map_or(lookup.target(), |name| Key::of(&name));
+                    lookup.answered(&self.keys[peer], self.answer(peer, &key));
                 }
             }
             assert!(lookup.is_done());
@@ -252,6 +340,39 @@ mod tests {
             assert_eq!(lookup.closest(), world.closest(&target)[..K]);
             assert!(lookup.stats().hops <= 6 && lookup.stats().asked < 60, "{:?}", lookup.stats());
         }
+    }
+
+    #[test]
+    fn widened_it_finds_the_whole_neighbourhood() {
+        for (n, wanted) in [(60, 80), (80, 80), (100, 80), (400, 40), (400, 80), (2_000, 80)] {
+            let world = World::new(n);
+            for t in 0..10u8 {
+                let target = Key::of(&[t, 0xfe]);
+                let mut lookup = Lookup::new(target, wanted, world.answer(t.into(), &target));
+                world.run(&mut lookup, |_| false);
+                let closest = world.closest(&target);
+                let there = wanted.min(closest.len());
+                assert_eq!(lookup.closest(), closest[..there], "{n} servers");
+                assert!(lookup.stats().asked <= 160, "{n} servers: {:?}", lookup.stats());
+            }
+        }
+    }
+
+    #[test]
+    fn widened_it_finds_who_is_left_of_a_network_that_is_half_dead() {
+        let (world, dead) = (World::new(1_000), |i: usize| i % 2 == 1);
+        let (mut found, mut all) = (0, 0);
+        for t in 0..20u8 {
+            let target = Key::of(&[t, 0xfd]);
+            let mut lookup = Lookup::new(target, 80, world.answer(t.into(), &target));
+            world.run(&mut lookup, dead);
+            let alive: Vec<usize> =
+                world.closest(&target).into_iter().filter(|i| !dead(*i)).take(80).collect();
+            found += alive.iter().filter(|i| lookup.closest().contains(i)).count();
+            all += alive.len();
+        }
+        // Tables are still full of the dead, so an answer names ten.
+        assert!(found * 100 >= all * 95, "{found} of {all}");
     }
 
     #[test]
@@ -280,7 +401,7 @@ mod tests {
         }
         let mut lookup = Lookup::new(target, K, world.answer(order[900], &target));
         // They answer with nobody but each other, which is the most that they can do.
-        while let Some(peer) = lookup.next(NOW) {
+        while let Some(Ask { peer, .. }) = lookup.next(NOW) {
             let answer = match world.groups[peer].is_empty() {
                 true => {
                     let mut all = world.table(peer);
@@ -301,16 +422,19 @@ mod tests {
     fn the_silent_make_room_and_an_answer_counts_once() {
         let world = World::new(200);
         let target = Key::of(b"t");
-        let seeds: Vec<_> = (0..100).map(|i| world.heard(i)).collect();
-        let mut lookup = Lookup::new(target, 30, seeds);
-        let first: Vec<usize> = std::iter::from_fn(|| lookup.next(NOW)).collect();
+        let order = world.closest(&target);
+        let mut lookup = Lookup::new(target, K, order[100..100 + K].iter().map(|&i| world.heard(i)));
+        let asks = |lookup: &mut Lookup<usize>, now| -> Vec<usize> {
+            std::iter::from_fn(|| Some(lookup.next(now)?.peer)).collect()
+        };
+        let first = asks(&mut lookup, NOW);
         assert_eq!(first.len(), ALPHA);
         assert_eq!(lookup.wake(NOW), Some(PATIENCE));
-        let more = std::iter::from_fn(|| lookup.next(PATIENCE)).count();
-        assert_eq!(more, ALPHA);
-        let rest = std::iter::from_fn(|| lookup.next(PATIENCE * 2)).count();
-        assert_eq!(rest, MAX_ASKED - 2 * ALPHA);
-        lookup.answered(&world.keys[first[0]], []);
+        assert_eq!(asks(&mut lookup, PATIENCE).len(), ALPHA);
+        // There are others now that are closer, but too many are waited for.
+        lookup.answered(&world.keys[first[0]], order[..K].iter().map(|&i| world.heard(i)));
+        let rest = asks(&mut lookup, PATIENCE * 2).len();
+        assert_eq!(rest, MAX_ASKED - (2 * ALPHA - 1));
         lookup.answered(&world.keys[first[0]], []);
         lookup.failed(&world.keys[first[0]]);
         assert_eq!((lookup.stats().answered, lookup.stats().failed), (1, 0));

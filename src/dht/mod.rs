@@ -10,10 +10,11 @@ mod groups;
 mod key;
 mod lookup;
 pub mod sweep;
+mod tiles;
 
 pub use groups::{Group, MAX_OF_A_GROUP, group_of_v4, group_of_v6};
 pub use key::{Distance, Key};
-pub use lookup::{Heard, Lookup, Stats};
+pub use lookup::{Ask, Heard, Lookup, Stats};
 
 /// How many peers keep a record (the specification's k).
 pub const K: usize = 20;

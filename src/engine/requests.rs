@@ -39,6 +39,11 @@ impl Engine {
         p.down_rate.add(now, fresh);
         self.down_rate.add(now, fresh);
         let Some(i) = p.pipeline.position(key, c) else {
+            if let Some(i) = self.asked_before(peer, c) {
+                self.late_bytes = self.late_bytes.saturating_add(bytes);
+                self.answered(peer, i, bytes);
+                return Arrival::Late;
+            }
             self.fault(peer, Fault::Unasked);
             return Arrival::Unasked;
         };
@@ -77,6 +82,13 @@ impl Engine {
         }
         self.share(key, c);
         Arrival::Wanted
+    }
+
+    /// A request for the chunk with this number of a content that was removed since. A peer names contents by their
+    /// roots, so its answer comes under whichever key has that root now.
+    fn asked_before(&self, peer: PeerKey, c: u32) -> Option<usize> {
+        let asks = &self.peers.get(&peer)?.pipeline.asks;
+        asks.iter().position(|a| a.chunk == c && !self.contents.contains_key(&a.content))
     }
 
     /// A chunk of the peer's was looked at: it was right, or (ours to mend) it could not be kept.
@@ -206,8 +218,12 @@ impl Engine {
 
     pub(super) fn on_refused(&mut self, peer: PeerKey, key: ContentKey, c: u32, why: Refusal) {
         let now = self.now;
+        let before = self.asked_before(peer, c);
         let Some(p) = self.peers.get_mut(&peer) else { return };
-        let Some(i) = p.pipeline.position(key, c) else {
+        let now_asked = p.pipeline.position(key, c);
+        // What was cancelled is what was asked for before.
+        let of = if why == Refusal::Cancelled { before.or(now_asked) } else { now_asked.or(before) };
+        let Some(i) = of else {
             p.noise += 1;
             return;
         };
@@ -215,8 +231,8 @@ impl Engine {
         let ask = p.pipeline.remove(i);
         if !ask.cancelled {
             p.down.give_back(u64::from(ask.bytes));
-            self.not_coming(key, u64::from(ask.bytes));
-            self.unask(key, c);
+            self.not_coming(ask.content, u64::from(ask.bytes));
+            self.unask(ask.content, c);
         }
         if why == Refusal::Gone {
             self.lost_by(peer, key, c);

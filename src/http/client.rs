@@ -23,7 +23,7 @@ use super::state::App;
 use super::{Holder, Pardon, Relocate, Remove, What};
 use crate::node::api::{
     AddRequest, Banned, ContentStatus, Failure, GetRequest, Identity, Limits, LimitsRequest, Line, Listed,
-    Peers, ProvideRequest, ProvidedLine, Status,
+    Peers, ProvideRequest, ProvidedLine, ReadRequest, Status,
 };
 use crate::node::lock;
 
@@ -136,14 +136,13 @@ impl Client {
         self.post_json("/v1/limits", request).await
     }
 
-    pub async fn ls(&self, link: &str, peers: &[String]) -> Result<Vec<Listed>, Failure> {
-        self.get_json(&with_query("/v1/ls", link, peers)).await
+    pub async fn ls(&self, request: &ReadRequest) -> Result<Vec<Listed>, Failure> {
+        self.get_json(&with_query("/v1/ls", request)).await
     }
 
     /// The bytes behind a link; an error in their middle comes as the last item.
-    pub async fn cat(&self, link: &str, peers: &[String]) -> Result<Stream, Failure> {
-        let (response, connection) =
-            self.checked(Method::GET, &with_query("/v1/cat", link, peers), None).await?;
+    pub async fn cat(&self, request: &ReadRequest) -> Result<Stream, Failure> {
+        let (response, connection) = self.checked(Method::GET, &with_query("/v1/cat", request), None).await?;
         Ok(Stream { body: response.into_body(), _connection: connection })
     }
 
@@ -156,7 +155,7 @@ impl Client {
         self.post_lines("/v1/share", request).await
     }
 
-    /// Dropping the lines pauses the fetch.
+    /// Dropping the lines ends the fetch for now.
     pub async fn get(&self, request: &GetRequest) -> Result<Lines, Failure> {
         self.post_lines("/v1/get", request).await
     }
@@ -167,13 +166,22 @@ impl Client {
 
     /// Dropping the lines ends the look-up.
     pub async fn find(&self, link: &str) -> Result<Lines, Failure> {
+        let request = ReadRequest { link: link.to_owned(), ..ReadRequest::default() };
         let (response, connection) =
-            self.checked(Method::GET, &with_query("/v1/find", link, &[]), None).await?;
+            self.checked(Method::GET, &with_query("/v1/find", &request), None).await?;
         Ok(Lines::new(response.into_body(), connection))
     }
 
     pub async fn provide(&self, request: &ProvideRequest) -> Result<ProvidedLine, Failure> {
         self.post_json("/v1/provide", request).await
+    }
+
+    pub async fn pause(&self, what: &str) -> Result<ContentStatus, Failure> {
+        self.post_json("/v1/pause", &What { what: what.to_owned() }).await
+    }
+
+    pub async fn resume(&self, what: &str) -> Result<ContentStatus, Failure> {
+        self.post_json("/v1/resume", &What { what: what.to_owned() }).await
     }
 
     pub async fn remove(&self, request: &Remove) -> Result<ContentStatus, Failure> {
@@ -388,12 +396,15 @@ fn not_understood(error: &serde_json::Error) -> Failure {
     Failure::failed(format!("cannot understand the node's answer ({error}); is it of another version?"))
 }
 
-fn with_query(path: &str, link: &str, peers: &[String]) -> String {
+fn with_query(path: &str, request: &ReadRequest) -> String {
     let encode = |s| utf8_percent_encode(s, NON_ALPHANUMERIC);
-    let mut out = format!("{path}?link={}", encode(link));
-    for peer in peers {
+    let mut out = format!("{path}?link={}", encode(&request.link));
+    for peer in &request.peers {
         out.push_str("&peer=");
         out.extend(encode(peer));
+    }
+    if let Some(seconds) = request.timeout {
+        out += &format!("&timeout={seconds}");
     }
     out
 }

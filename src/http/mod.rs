@@ -22,6 +22,8 @@
 //! | `POST /v1/provide` | `ProvideRequest` | `ProvidedLine` |
 //! | `GET /v1/ls?link=L&peer=A` | | `[Listed]` |
 //! | `GET /v1/cat?link=L&peer=A` | | the bytes |
+//! | `POST /v1/pause` | [`What`] | `ContentStatus`, as it is now |
+//! | `POST /v1/resume` | [`What`] | `ContentStatus`, as it is now |
 //! | `POST /v1/rm` | [`Remove`] | `ContentStatus` |
 //! | `POST /v1/relocate` | [`Relocate`] | `ContentStatus` |
 //! | `POST /v1/shutdown` | | `{}`; then the node ends cleanly |

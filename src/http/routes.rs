@@ -21,7 +21,7 @@ use super::stream::{After, PROGRESS_QUEUE, encode, forward, line_and_hold, lines
 use super::{Pardon, Relocate, Remove, What};
 use crate::node::api::{
     AddRequest, Banned, ContentStatus, Failure, GetRequest, Identity, Limits, LimitsRequest, Line, Listed,
-    Peers, ProvideRequest, ProvidedLine, Status,
+    Peers, ProvideRequest, ProvidedLine, ReadRequest, Status,
 };
 
 type Answer<T> = Result<Json<T>, Refusal>;
@@ -47,6 +47,8 @@ pub fn router(app: &Arc<App>) -> Router {
         .route("/v1/provide", post(provide))
         .route("/v1/ls", get(ls))
         .route("/v1/cat", get(cat))
+        .route("/v1/pause", post(pause))
+        .route("/v1/resume", post(resume))
         .route("/v1/rm", post(rm))
         .route("/v1/relocate", post(relocate))
         .route("/v1/shutdown", post(shutdown))
@@ -134,7 +136,8 @@ async fn share(State(app): State<Arc<App>>, Posted(request): Posted<AddRequest>)
 /// The CIDs that the node serves for good.
 async fn served(app: &App) -> Result<BTreeSet<String>, Failure> {
     let contents = app.node.list().await?;
-    Ok(contents.into_iter().filter(|c| c.complete && c.state.starts_with("seeding")).map(|c| c.cid).collect())
+    let served = |c: &ContentStatus| c.complete && (c.state.starts_with("seeding") || c.paused);
+    Ok(contents.into_iter().filter(served).map(|c| c.cid).collect())
 }
 
 /// A content that is served until this is dropped.
@@ -173,9 +176,7 @@ impl Drop for Shared {
 async fn fetch(State(app): State<Arc<App>>, Posted(mut request): Posted<GetRequest>) -> Streamed {
     let dest = request.dest.as_deref().unwrap_or(&request.folder);
     let job = begin(&app, &[dest, &request.folder])?;
-    if request.timeout.is_some_and(|t| !t.is_finite() || t <= 0.0) {
-        return Err(Failure::usage("the timeout must be a number of seconds above 0").into());
-    }
+    request.timeout.map_or(Ok(()), timeout)?;
     // A daemon goes on serving whatever it fetched.
     let after =
         if request.seed && !app.is_daemon() { After::Hold(Box::new(|_| Box::new(()))) } else { After::End };
@@ -207,8 +208,7 @@ async fn verify(State(app): State<Arc<App>>, Posted(What { what }): Posted<What>
 
 async fn find(State(app): State<Arc<App>>, Query(pairs): Pairs) -> Streamed {
     let job = begin(&app, &[])?;
-    let (link, _) = link_and_peers(pairs)?;
-    let receiver = app.node.find_providers(&link).await?;
+    let receiver = app.node.find_providers(&read_request(pairs)?.link).await?;
     Ok(forward(&app, job, receiver))
 }
 
@@ -220,8 +220,7 @@ async fn provide(
 }
 
 async fn ls(State(app): State<Arc<App>>, Query(pairs): Pairs) -> Answer<Vec<Listed>> {
-    let (link, peers) = link_and_peers(pairs)?;
-    Ok(Json(app.node.ls(&link, peers).await?))
+    Ok(Json(app.node.ls(read_request(pairs)?).await?))
 }
 
 async fn cat(State(app): State<Arc<App>>, Query(pairs): Pairs) -> Streamed {
@@ -246,13 +245,20 @@ async fn open_cat(
     app: &App,
     pairs: Vec<(String, String)>,
 ) -> Result<(Option<u64>, Option<Bytes>, mpsc::Receiver<Result<Bytes, Failure>>), Failure> {
-    let (link, peers) = link_and_peers(pairs)?;
-    let (length, mut bytes) = app.node.cat(&link, peers).await?;
+    let (length, mut bytes) = app.node.cat(read_request(pairs)?).await?;
     let first = tokio::select! {
         first = bytes.recv() => first.transpose()?,
         () = app.stopped() => return Err(shutting_down()),
     };
     Ok((length, first, bytes))
+}
+
+async fn pause(State(app): State<Arc<App>>, Posted(What { what }): Posted<What>) -> Answer<ContentStatus> {
+    Ok(Json(app.node.pause(&what).await?))
+}
+
+async fn resume(State(app): State<Arc<App>>, Posted(What { what }): Posted<What>) -> Answer<ContentStatus> {
+    Ok(Json(app.node.resume(&what).await?))
 }
 
 async fn rm(State(app): State<Arc<App>>, Posted(request): Posted<Remove>) -> Answer<ContentStatus> {
@@ -284,18 +290,32 @@ fn absolute(path: &Path) -> Result<(), Failure> {
     Err(Failure::usage(format!("the path `{}` is not absolute", path.display())))
 }
 
-fn link_and_peers(pairs: Vec<(String, String)>) -> Result<(String, Vec<String>), Failure> {
-    let (mut link, mut peers) = (None, Vec::new());
+fn timeout(seconds: f64) -> Result<(), Failure> {
+    // As many as `get` takes: what is more is no time that anybody waits.
+    match seconds > 0.0 && seconds <= 1e9 {
+        true => Ok(()),
+        false => Err(Failure::usage("the timeout must be a number of seconds above 0")),
+    }
+}
+
+fn read_request(pairs: Vec<(String, String)>) -> Result<ReadRequest, Failure> {
+    let (mut link, mut request) = (None, ReadRequest::default());
     for (key, value) in pairs {
         match key.as_str() {
             "link" if link.is_none() => link = Some(value),
-            "peer" => peers.push(value),
+            "peer" => request.peers.push(value),
+            "timeout" if request.timeout.is_none() => {
+                let seconds = value.parse().unwrap_or(f64::NAN);
+                timeout(seconds)?;
+                request.timeout = Some(seconds);
+            }
             _ => {
                 return Err(Failure::usage(format!(
-                    "unknown or repeated parameter `{key}`; take link and peer"
+                    "unknown or repeated parameter `{key}`; take link, peer and timeout"
                 )));
             }
         }
     }
-    Ok((link.ok_or_else(|| Failure::usage("the parameter `link` is missing"))?, peers))
+    let link = link.ok_or_else(|| Failure::usage("the parameter `link` is missing"))?;
+    Ok(ReadRequest { link, ..request })
 }

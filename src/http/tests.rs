@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::client::{AttachError, Client, Lines};
 use super::{App, Remove, Role, router, serve};
 use crate::node::NodeHandle;
-use crate::node::api::{AddRequest, ContentStatus, Failure, Line, Shared};
+use crate::node::api::{AddRequest, ContentStatus, Failure, Line, ReadRequest, Shared};
 use crate::node::config::NodeConfig;
 use crate::node::lock::DataDir;
 
@@ -49,6 +49,10 @@ impl World {
         let listener = data.bind_control().unwrap();
         (data, tokio::spawn(serve(listener, self.app.clone())))
     }
+}
+
+fn reading(link: &str) -> ReadRequest {
+    ReadRequest { link: link.to_owned(), ..ReadRequest::default() }
 }
 
 fn request(path: &Path) -> AddRequest {
@@ -154,13 +158,13 @@ async fn the_same_answers_come_in_process_and_over_the_socket() {
         assert!(client.status().await.unwrap().daemon);
         assert_eq!(client.identity().await.unwrap().peer_id, holder.identity.peer_id);
         assert_eq!(client.list().await.unwrap().len(), 1);
-        let bad = client.ls("no link at all, and bad", &[]).await.unwrap_err();
+        let bad = client.ls(&reading("no link at all, and bad")).await.unwrap_err();
         assert!(bad.usage, "{bad}");
         let missing = done(&mut client.add(&request(&world.dir.path().join("none"))).await.unwrap()).await;
         assert!(missing.unwrap_err().message.contains("none"));
     }
     let mut bytes = Vec::new();
-    let mut stream = socket.cat(&here.link, &[]).await.unwrap();
+    let mut stream = socket.cat(&reading(&here.link)).await.unwrap();
     while let Some(part) = stream.next().await {
         bytes.extend_from_slice(&part.unwrap());
     }

@@ -322,6 +322,26 @@ mod tests {
         keeps(Family::Heterogeneous, 64, 3);
     }
 
+    /// All links 8 MB/s. What is lost is the beginning, the same for 64 MiB as for 256: the manifest, the first chunk,
+    /// the growth of the pipeline. The choker's trial of two chunks is no part of it.
+    #[test]
+    fn a_long_link_costs_some_round_trips_at_the_beginning_and_no_more() {
+        for (n, rtt, mib, most) in [
+            (1, 0.1, 64, 1.10),
+            (4, 0.1, 64, 1.18),
+            (1, 0.3, 64, 1.36),
+            (4, 0.3, 64, 1.52),
+            (1, 0.3, 256, 1.10),
+            (4, 0.3, 256, 1.15),
+        ] {
+            let mut s = Scenario::uniform(mib * MIB, 8e6, 8e6, 8e6, n);
+            s.groups.iter_mut().for_each(|g| g.delay_ms = rtt * 1_000.0 / 4.0);
+            let r = sim::run(&s, 1).unwrap();
+            println!("N = {n}, {rtt} s, {mib} MiB: time / D {:.3}", r.ratio);
+            assert!(r.ratio <= most, "N = {n}, a round trip of {rtt} s, {mib} MiB: {} over {most}", r.ratio);
+        }
+    }
+
     #[test]
     fn a_newcomer_has_a_chunk_soon() {
         keeps(Family::Newcomer, 30, 3);

@@ -27,6 +27,7 @@ mod late;
 mod pool;
 mod reach;
 mod scope;
+mod seek;
 pub mod signed;
 mod swarm;
 mod task;

@@ -34,7 +34,7 @@ const RENEW_BAD: Duration = Duration::from_secs(120);
 /// An address that was confirmed and fails this many tests in a row is ours no more.
 const MAX_FAILS: u32 = 3;
 /// Dial-backs under way for others.
-const MAX_DIAL_BACKS: usize = 8;
+const MAX_DIAL_BACKS: usize = 32;
 
 /// How often candidates are tested. A newcomer waits for it once.
 const PROBE: Duration = Duration::from_secs(2);
@@ -96,8 +96,13 @@ impl Client {
         }
     }
 
+    /// There is an address that may be public, and none that was found to be.
+    pub fn is_untested(&self) -> bool {
+        self.confirmed.is_empty() && !self.candidates.is_empty()
+    }
+
     /// All verdicts anew, from the connections that come from now on.
-    fn renewed(&mut self) {
+    pub fn renew(&mut self) {
         self.inner = new_client();
         self.known.clear();
         self.candidates.clear();
@@ -190,7 +195,7 @@ impl NetworkBehaviour for Client {
             return Poll::Ready(ToSwarm::ExternalAddrExpired(addr));
         }
         if self.renew.as_mut().poll(cx).is_ready() {
-            self.renewed();
+            self.renew();
             let _ = self.renew.as_mut().poll(cx); // to be woken; it has just been set
         }
         let polled = self.inner.poll(cx);
@@ -295,11 +300,14 @@ mod tests {
         say("/ip4/10.0.0.1/tcp/4201");
         say("/ip4/1.2.3.4/udp/4201/quic-v1");
         say("/ip4/1.2.3.4/tcp/1/p2p/12D3KooWKnDdG3iXw9eTFijk3EWSunZcFi54Zka4wmtqtt6rPxc8/p2p-circuit");
-        assert!(c.candidates.is_empty());
+        assert!(c.candidates.is_empty() && !c.is_untested());
         for n in 0..99 {
             c.candidate(&format!("/ip4/1.2.3.{n}/tcp/4201").parse().unwrap());
         }
         assert_eq!(c.candidates.len(), MAX_CANDIDATES);
+        assert!(c.is_untested());
+        c.confirmed.insert("/ip4/1.2.3.1/tcp/4201".parse().unwrap(), 0);
+        assert!(!c.is_untested());
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::behaviour::{LAN_KAD, Net, NetEvent, WAN_KAD};
 use super::bootstrap::Bootstrap;
 use super::dht::{Dht, FindReply, Network};
 use super::scope::{Scope, addr_groups, scope_of};
+use super::seek::Seek;
 use super::swarm::split_peer;
 use super::transport::Secured;
 use super::{NetError, bitswap, dial, exchange, late};
@@ -57,6 +58,7 @@ pub struct Task {
     pub(super) dials: HashSet<ConnectionId>,
     pub(super) dht: Dht,
     bootstrap: Bootstrap,
+    pub(super) seek: Seek,
 }
 
 impl Task {
@@ -79,6 +81,7 @@ impl Task {
             dials: HashSet::new(),
             dht: Dht::new(state_dir),
             bootstrap: Bootstrap::new(bootstrap, Instant::now()),
+            seek: Seek::default(),
         }
     }
 
@@ -160,12 +163,16 @@ impl Task {
 
     fn wake(&self) -> Instant {
         let idle = Instant::now() + Duration::from_secs(3_600);
-        [self.dht.wake(), self.bootstrap.wake()].into_iter().flatten().fold(idle, Instant::min)
+        [self.dht.wake(), self.bootstrap.wake(), self.seek.wake()]
+            .into_iter()
+            .flatten()
+            .fold(idle, Instant::min)
     }
 
     fn on_time(&mut self, now: Instant) {
         self.dht_time(now);
         self.forget_unwatched();
+        self.seek_due(now);
         let swarm = &mut self.swarm;
         for (peer, addrs) in self.bootstrap.due(now, |p| swarm.is_connected(p)) {
             dial::quietly(swarm, peer, addrs);
@@ -281,12 +288,15 @@ impl Task {
                     addrs.push(address.clone());
                 }
                 self.tell(Event::Listening { addr: address });
+                self.seek.arm(Instant::now());
                 self.own_addresses_changed();
             }
             SwarmEvent::ExpiredListenAddr { .. } => self.own_addresses_changed(),
+            SwarmEvent::NewExternalAddrCandidate { .. } => self.seek.arm(Instant::now()),
             SwarmEvent::ExternalAddrConfirmed { .. } | SwarmEvent::ExternalAddrExpired { .. } => {
                 self.reach_changed();
                 self.own_addresses_changed();
+                self.seek.arm(Instant::now());
             }
             SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
                 let why = reason.err().map_or_else(|| "the listener closed".into(), |e| e.to_string());

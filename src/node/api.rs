@@ -36,7 +36,7 @@ pub struct AddRequest {
 }
 
 /// A content of ours, complete: what `add`, `share` and `get` print.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shared {
     pub cid: String,
     pub link: String,
@@ -47,6 +47,9 @@ pub struct Shared {
     /// Entries left out, and why (at most 16 are named).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<String>,
+    /// It was paused, and is served to nobody until it is resumed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
 }
 
 /// `get`: one link.
@@ -66,8 +69,21 @@ pub struct GetRequest {
     /// Go on serving once complete.
     #[serde(default)]
     pub seed: bool,
+    /// As in [`AddRequest`].
+    #[serde(default)]
+    pub provide: Option<String>,
     /// Seconds without any progress after which to give up.
     #[serde(default)]
+    pub timeout: Option<f64>,
+}
+
+/// `ls` and `cat`: one link.
+#[derive(Clone, Debug, Default)]
+pub struct ReadRequest {
+    pub link: String,
+    /// Multiaddrs to ask first.
+    pub peers: Vec<String>,
+    /// Seconds for which what is needed does not come, after which to give up.
     pub timeout: Option<f64>,
 }
 
@@ -219,12 +235,16 @@ pub struct ContentStatus {
     pub held: u32,
     pub held_bytes: u64,
     pub complete: bool,
-    /// `seeding`, `fetching`, `stuck ...`, `stopped`, `changed` or `idle`; what follows a colon says why.
+    /// `seeding`, `fetching`, `stuck ...`, `stopped`, `paused`, `changed` or `idle`; what follows a colon says why.
     pub state: String,
     /// `no_providers`, `unreachable`, `without_content`, `choked`, `disk` or `limit`: what keeps a fetch from
-    /// going on, once nothing has come for a while (`network.stuck_after`).
+    /// going on, once nothing has come for a while (`network.stuck_after`); `disk`, `elsewhere` or `failed`: why it
+    /// was stopped.
     #[serde(default)]
     pub stuck: Option<Reason>,
+    /// Nothing of it is asked for or sent until it is resumed; its files may have `changed` all the same.
+    #[serde(default)]
+    pub paused: bool,
     pub peers: u32,
     pub down_rate: f64,
     pub up_rate: f64,

@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::oneshot;
 
+use crate::bitfield::Bitfield;
 use crate::content::Cid;
 use crate::store::{ContentInfo, StoreError};
 use crate::units::{ChunkIndex, ChunkRange, ContentKey};
 
-use super::api::{Banned, PeerAccount};
+use super::api::{Banned, Failure, PeerAccount, Shared};
 use super::contents::{Counter, Waiter};
 use super::limits::Limits;
 use super::walk::Walked;
@@ -19,7 +21,7 @@ use super::walk::Walked;
 pub enum Call {
     /// The content is complete and is to be served from now on.
     Serve {
-        info: Box<ContentInfo>,
+        known: Box<Known>,
         reply: oneshot::Sender<()>,
     },
     /// A fetch from these, and from those that every fetch asks first, is about to begin.
@@ -27,6 +29,11 @@ pub enum Call {
         peers: Vec<Multiaddr>,
     },
     Fetch(Box<FetchCall>),
+    /// What was served or fetched before a restart, and cannot be now.
+    NotTakenUp {
+        info: Box<ContentInfo>,
+        why: String,
+    },
     /// Serve it no more; it stays in the store.
     Withdraw {
         key: ContentKey,
@@ -42,7 +49,20 @@ pub enum Call {
         key: ContentKey,
         ranges: Vec<ChunkRange>,
     },
-    /// Fetch these next, in this order (of a held-back fetch).
+    /// Reads through the fetch of this root, if there is one: its key. Told how that ends, or (closed) that it gives
+    /// way to another.
+    Read {
+        root: Cid,
+        peers: Vec<Multiaddr>,
+        end: oneshot::Sender<Result<Shared, Failure>>,
+        reply: oneshot::Sender<Option<ContentKey>>,
+    },
+    /// For how long nothing has come of a fetch, and why.
+    Idle {
+        key: ContentKey,
+        reply: oneshot::Sender<Option<(Duration, String)>>,
+    },
+    /// Fetch these next, in this order.
     Stream {
         key: ContentKey,
         ranges: Vec<ChunkRange>,
@@ -62,6 +82,12 @@ pub enum Call {
     Provide {
         root: Cid,
         mode: super::config::Providing,
+    },
+    /// A root is paused from now on, or no longer.
+    Pause {
+        root: Cid,
+        paused: bool,
+        reply: oneshot::Sender<()>,
     },
     View {
         reply: oneshot::Sender<View>,
@@ -85,10 +111,18 @@ pub enum Call {
     },
 }
 
-pub struct FetchCall {
+/// A content whose disk has been compared with its records, for which much may have had to be hashed: so the caller
+/// does that, and never the driver.
+pub struct Known {
     pub info: ContentInfo,
+    pub have: Bitfield,
+}
+
+pub struct FetchCall {
+    pub known: Known,
     pub size_hint: Option<u64>,
     pub peers: Vec<Multiaddr>,
+    /// For a reading: chunks are fetched once they are asked for.
     pub hold: bool,
     pub waiter: Option<Waiter>,
 }
@@ -121,6 +155,6 @@ pub(super) enum Slow {
     Part { root: Cid, part: Option<super::parts::Part> },
     Specs(super::bitswap::Specs),
     Looked(super::bitswap::Looked),
-    Withdrawn { key: ContentKey, have: crate::bitfield::Bitfield },
+    Withdrawn { key: ContentKey, have: Bitfield },
     Kept { result: Result<(), StoreError>, ids: BTreeSet<PeerId> },
 }

@@ -11,10 +11,11 @@ use crate::content::Cid;
 use crate::content::manifest::Walker;
 use crate::engine::event::NodeId;
 use crate::store::ContentInfo;
-use crate::units::{ChunkIndex, ContentKey, PeerKey, Time};
+use crate::units::{ChunkIndex, ChunkRange, ContentKey, PeerKey, Time};
 
 use super::api::{Failure, Progress, Shared};
 use super::pex::Told;
+use super::stuck::Reason;
 
 /// Inner nodes that are asked for and not here yet, per content.
 const MAX_WANTED_NODES: usize = 4_096;
@@ -38,6 +39,8 @@ pub struct Fetch {
     pub wanted: WantedNodes,
     pub manifest_done: bool,
     pub waiters: Vec<Waiter>,
+    /// Those who read what it brings, and are told its end.
+    pub readers: Vec<oneshot::Sender<Result<Shared, Failure>>>,
     /// When something last arrived.
     pub last_progress: Time,
     /// How often the network was asked for providers.
@@ -51,6 +54,8 @@ pub struct Fetch {
     pub finishing: bool,
     /// Only what is asked for later is fetched (`cat`, `ls`): chunks come with priority 0.
     pub hold: bool,
+    /// What was asked for of it last, in the order of need: some of it may not be known yet.
+    pub streamed: Vec<ChunkRange>,
 }
 
 impl Fetch {
@@ -103,6 +108,19 @@ impl WantedNodes {
     }
 }
 
+/// Why a fetch that nobody waits for does not go on: for people, and for programs.
+#[derive(Clone, Debug)]
+pub struct Stopped {
+    pub why: String,
+    pub reason: Reason,
+}
+
+impl Stopped {
+    pub fn failed(why: impl ToString) -> Stopped {
+        Stopped { why: why.to_string(), reason: Reason::Failed }
+    }
+}
+
 pub struct Content {
     pub root: Cid,
     pub name: Option<String>,
@@ -111,13 +129,15 @@ pub struct Content {
     pub complete: bool,
     /// Serve it to whoever asks.
     pub seeding: bool,
+    /// Its root is paused.
+    pub paused: bool,
     /// The engine knows of it.
     pub active: bool,
     /// Bytes of files that are held.
     pub held_bytes: u64,
     pub fetch: Option<Fetch>,
-    /// Our disk ended the fetch: what it said.
-    pub stopped: Option<String>,
+    /// The fetch has ended, or was not begun.
+    pub stopped: Option<Stopped>,
     /// What newcomers are given with the first answer, once made.
     pub first_nodes: Option<Arc<Vec<(Cid, Bytes)>>>,
     /// It is a part of other contents: where each of its chunks is.
@@ -145,6 +165,7 @@ impl Content {
             chunks: info.chunks,
             complete: info.complete,
             seeding: info.seeding,
+            paused: false,
             active: false,
             held_bytes: info.held_bytes,
             fetch: None,
@@ -163,6 +184,11 @@ impl Content {
 }
 
 impl Content {
+    /// Whoever asks for it is served.
+    pub fn serves(&self) -> bool {
+        self.seeding && !self.paused
+    }
+
     /// A peer is in its swarm no more.
     pub fn left(&mut self, peer: PeerKey) {
         self.members.remove(&peer);

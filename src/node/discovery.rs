@@ -134,7 +134,7 @@ impl Driver {
     }
 
     pub(super) fn fetching(&self) -> bool {
-        self.contents.iter().any(|(_, c)| c.fetch.is_some())
+        self.contents.iter().any(|(_, c)| c.fetch.is_some() && !c.paused)
     }
 
     /// Addresses given by a user or a link: each names its peer at the end, or nobody.

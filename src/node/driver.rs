@@ -13,23 +13,24 @@ use std::time::Duration;
 
 use libp2p::identity::Keypair;
 use libp2p::{Multiaddr, PeerId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::engine::event::{ContentEvent, Fault, PeerEvent, StoreResult};
 use crate::engine::{Config, Engine};
 use crate::net::api::{Command, Event, Inbound, QueryId};
-use crate::store::{ContentInfo, Store};
+use crate::store::Store;
 use crate::units::{ChunkIndex, ChunkRange, ContentKey, PeerKey, Time};
 
 use super::api::Failure;
 pub(super) use super::call::Slow;
-pub use super::call::{Call, ContentView, FetchCall, View};
+pub use super::call::{Call, ContentView, FetchCall, Known, View};
 use super::clock::Clock;
-use super::contents::{Content, Contents, Counter};
+use super::contents::{Content, Contents, Counter, Stopped};
 use super::ledger::Book;
 use super::limits::Limits;
 use super::merging::Names;
+use super::pausing::Paused;
 use super::peers::PeerTable;
 use super::pex::Pex;
 use super::workers::{self, Copied, Done, Pool, ReadJob, WriterJob, Written};
@@ -46,6 +47,9 @@ const NET_STOP: Duration = Duration::from_secs(5);
 /// Messages taken from one channel before the engine's answers are carried out.
 const BATCH: usize = 64;
 
+/// Requests for inner nodes answered at a time; each holds up to 2 MiB meanwhile.
+const MAX_ANSWERING: usize = 32;
+
 /// The channels that a driver needs besides the engine and the store.
 pub struct Wiring {
     pub calls: mpsc::Receiver<Call>,
@@ -60,6 +64,7 @@ pub struct Wiring {
     pub providing: super::config::Providing,
     pub limits: Limits,
     pub book: Book,
+    pub paused: Paused,
     /// After so long without progress a fetch says why.
     pub stuck_after: Duration,
     /// What our own peer record is signed with.
@@ -85,9 +90,12 @@ pub struct Driver {
     /// Requests for inner nodes without an answer: which content each was for.
     pub(super) requests: BTreeMap<u32, ContentKey>,
     pub(super) node_waiters: Vec<(ContentKey, oneshot::Sender<()>)>,
+    /// Requests for inner nodes that are being answered.
+    pub(super) answering: Arc<Semaphore>,
     pub(super) looking: super::parts::Looking,
     pub(super) modes: super::providing::Modes,
     pub(super) limits: Limits,
+    pub(super) paused: Paused,
     pub(super) book: Book,
     pub(super) bitswap: super::bitswap::Bitswap,
     pub(super) names: Names,
@@ -137,9 +145,11 @@ impl Driver {
             joins: Vec::new(),
             requests: BTreeMap::new(),
             node_waiters: Vec::new(),
+            answering: Arc::new(Semaphore::new(MAX_ANSWERING)),
             looking: Default::default(),
             modes,
             limits: w.limits,
+            paused: w.paused,
             book: w.book,
             bitswap: Default::default(),
             names: Names::default(),
@@ -239,8 +249,8 @@ impl Driver {
 
     fn on_call(&mut self, call: Call) {
         match call {
-            Call::Serve { info, reply } => {
-                self.serve(&info);
+            Call::Serve { known, reply } => {
+                self.serve(*known);
                 let _ = reply.send(());
             }
             Call::Dial { peers } => {
@@ -248,6 +258,7 @@ impl Driver {
                 self.add_candidates(peers.into_iter().chain(first));
             }
             Call::Fetch(call) => self.begin_fetch(*call),
+            Call::NotTakenUp { info, why } => self.not_taken_up(&info, Stopped::failed(why)),
             Call::Withdraw { key, reply } => {
                 self.deactivate(key);
                 if let Some(c) = self.contents.get_mut(key) {
@@ -262,13 +273,25 @@ impl Driver {
                 let _ = reply.send(());
             }
             Call::Lost { key, ranges } => self.lost(key, &ranges),
+            Call::Read { root, peers, end, reply } => drop(reply.send(self.read_through(root, peers, end))),
+            Call::Idle { key, reply } => drop(reply.send(self.idle(key))),
             Call::Stream { key, ranges } => self.stream(key, &ranges),
             Call::WaitFor { key, chunk, reply } => match self.contents.get_mut(key) {
-                Some(c) if !c.have.contains(chunk) => c.watchers.push((chunk, reply)),
+                Some(c) if !c.have.contains(chunk) => {
+                    c.watchers.retain(|(_, waiting)| !waiting.is_closed());
+                    c.watchers.push((chunk, reply));
+                }
                 _ => drop(reply.send(())),
             },
-            Call::WaitNodes { key, reply } => self.node_waiters.push((key, reply)),
+            Call::WaitNodes { key, reply } => {
+                self.node_waiters.retain(|(_, waiting)| !waiting.is_closed());
+                self.node_waiters.push((key, reply));
+            }
             Call::Provide { root, mode } => self.set_providing(root, mode),
+            Call::Pause { root, paused, reply } => {
+                self.set_paused(root, paused);
+                let _ = reply.send(());
+            }
             Call::View { reply } => drop(reply.send(self.view())),
             Call::Limits(limits) => self.on_limits(*limits),
             Call::Accounts { reply } => drop(reply.send(self.accounts())),
@@ -436,6 +459,11 @@ impl Driver {
         let now = self.clock.now();
         let Some(content) = self.contents.get_mut(key).filter(|c| !c.active) else { return };
         content.active = true;
+        if content.paused {
+            // Before all else, so that nobody is told that it is wanted.
+            self.engine.handle_content(now, key, ContentEvent::Added { want: false });
+            self.engine.handle_content(now, key, ContentEvent::Paused(true));
+        }
         self.engine.handle_content(now, key, ContentEvent::Added { want });
         self.limit_content(key);
         let Some(content) = self.contents.get(key) else { return };
@@ -464,20 +492,20 @@ impl Driver {
         self.stop_providing(key);
     }
 
-    fn serve(&mut self, info: &ContentInfo) {
+    fn serve(&mut self, Known { info, have }: Known) {
         if self.contents.get(info.key).is_some_and(|c| c.active && c.complete) {
             return;
         }
         self.deactivate(info.key);
-        match self.store.have(info.key) {
-            Ok(have) => {
-                let mut content = Content::of(info, have);
-                content.seeding = true;
-                self.contents.insert(info.key, content);
-                self.bitswap_serves_anew();
-                self.provide(info.key);
-            }
-            Err(e) => tracing::error!("cannot serve {}: {e}", info.root),
+        let mut content = Content::of(&info, have);
+        content.seeding = true;
+        content.paused = self.paused.contains(&info.root);
+        let paused = content.paused;
+        self.contents.insert(info.key, content);
+        self.bitswap_serves_anew();
+        self.provide(info.key);
+        if paused {
+            self.rest(info.key);
         }
     }
 

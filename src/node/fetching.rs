@@ -5,51 +5,72 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
+use libp2p::Multiaddr;
+use tokio::sync::oneshot;
 
+use crate::bitfield::Bitfield;
 use crate::content::Cid;
 use crate::content::manifest::Walker;
 use crate::engine::event::{ContentEvent, Fault, PeerEvent};
 use crate::link::Link;
 use crate::net::api::Command;
-use crate::store::StoreError;
+use crate::store::{ContentInfo, StoreError};
 use crate::units::{ChunkIndex, ChunkRange, ContentKey, PeerKey};
 
 use super::api::{Failure, Progress, Shared};
-use super::contents::{Content, Fetch, WantedNodes};
-use super::driver::{Driver, FetchCall, Slow};
+use super::contents::{Content, Fetch, Stopped, WantedNodes};
+use super::driver::{Driver, FetchCall, Known, Slow};
+use super::stuck::Reason;
 use super::walk::{Walk, Walked, walk};
 
 impl Driver {
     pub(super) fn begin_fetch(&mut self, call: FetchCall) {
-        let FetchCall { info, size_hint, peers, hold, waiter } = call;
+        let FetchCall { known: Known { info, have }, size_hint, peers, hold, waiter } = call;
         let (key, now) = (info.key, self.clock.now());
         let running = self.contents.get_mut(key).and_then(|c| c.fetch.as_mut());
         if let Some(fetch) = running {
             fetch.waiters.extend(waiter);
             return self.add_sources(key, peers);
         }
-        // Peers speak of a content by its root: what one sends would be taken for the other's, and for unasked.
-        let same = |c: &Content| c.root == info.root && c.fetch.as_ref().is_some_and(|f| !f.hold);
-        let twice = !hold && self.contents.iter().any(|(k, c)| k != key && same(c));
-        let have = match self.store.have(key) {
-            Ok(have) if !twice => have,
-            refused => {
-                let why = "it is being fetched to another place; get it again when that is done";
-                let why = refused.map_or_else(|e| e.to_string(), |_| why.to_owned());
-                if let Some(w) = waiter {
-                    let _ = w.reply.send(Err(Failure::failed(why)));
-                }
-                return;
-            }
+        // Peers speak of a content by its root: one fetch owns it, and what is read is read through that.
+        let same = |(k, c): (ContentKey, &Content)| {
+            let fetch = c.fetch.as_ref().filter(|_| k != key && c.root == info.root)?;
+            Some((k, fetch.hold))
         };
+        let others: Vec<(ContentKey, bool)> = self.contents.iter().filter_map(same).collect();
+        if hold && !others.is_empty() {
+            return; // whoever waits finds the channel closed, and looks again
+        }
+        if hold && self.paused.contains(&info.root) {
+            let unread = Failure::failed(super::pausing::UNREAD);
+            waiter.into_iter().for_each(|w| drop(w.reply.send(Err(unread.clone()))));
+            return;
+        }
+        if others.iter().any(|(_, hold)| !hold) {
+            let why = "it is being fetched to another place; get it again when that is done";
+            return match waiter {
+                Some(w) => drop(w.reply.send(Err(Failure::failed(why)))),
+                None => self.not_taken_up(&info, Stopped { why: why.to_owned(), reason: Reason::Elsewhere }),
+            };
+        }
+        for (reading, _) in others {
+            self.deactivate(reading);
+            if let Some(content) = self.contents.get_mut(reading) {
+                content.seeding = false;
+            }
+        }
+        // What its last fetch or a peer's join left with the engine is of no use to this one.
+        self.deactivate(key);
         let mut content = Content::of(&info, have);
         content.seeding = true;
+        content.paused = self.paused.contains(&info.root);
         content.fetch = Some(Fetch {
             walker: Some(Walker::new(info.root)),
             arrived: Vec::new(),
             wanted: WantedNodes::default(),
             manifest_done: false,
             waiters: waiter.into_iter().collect(),
+            readers: Vec::new(),
             last_progress: now,
             queries: 0,
             searching: false,
@@ -57,6 +78,7 @@ impl Driver {
             total_hint: size_hint,
             finishing: false,
             hold,
+            streamed: Vec::new(),
         });
         // The walk below tells the chunks again, from the first on.
         content.chunks = 0;
@@ -68,6 +90,41 @@ impl Driver {
         self.link_up_with_connected();
         self.try_again();
         self.walk_on(key);
+    }
+
+    /// A reading of this root goes through the fetch of it, if one runs.
+    pub(super) fn read_through(
+        &mut self,
+        root: Cid,
+        peers: Vec<Multiaddr>,
+        end: oneshot::Sender<Result<Shared, Failure>>,
+    ) -> Option<ContentKey> {
+        let fetched = |(_, c): &(ContentKey, &Content)| c.root == root && c.fetch.is_some();
+        let key = self.contents.iter().find(fetched).map(|(key, _)| key)?;
+        if self.paused.contains(&root) {
+            let _ = end.send(Err(Failure::failed(super::pausing::UNREAD)));
+            return Some(key);
+        }
+        let fetch = self.contents.get_mut(key)?.fetch.as_mut()?;
+        fetch.readers.retain(|reader| !reader.is_closed());
+        fetch.readers.push(end);
+        self.add_sources(key, peers);
+        Some(key)
+    }
+
+    /// For how long nothing has come of a fetch, and why.
+    pub(super) fn idle(&self, key: ContentKey) -> Option<(Duration, String)> {
+        let fetch = self.contents.get(key)?.fetch.as_ref()?;
+        let idle = self.clock.now().since(fetch.last_progress);
+        Some((idle, self.why_nothing(key, idle)))
+    }
+
+    /// Nobody waits for it any more: that it does not go on is seen in the status alone.
+    pub(super) fn not_taken_up(&mut self, info: &ContentInfo, stopped: Stopped) {
+        if self.contents.get(info.key).is_none() {
+            let content = Content { seeding: false, ..Content::of(info, Bitfield::new()) };
+            self.contents.insert(info.key, Content { stopped: Some(stopped), ..content });
+        }
     }
 
     /// Walks the manifest as far as the nodes that are here allow.
@@ -96,6 +153,9 @@ impl Driver {
         let mut got = Vec::new();
         for (cid, bytes) in nodes {
             let wanted = fetch.wanted.take(&cid);
+            if wanted.is_some() {
+                fetch.last_progress = now;
+            }
             if wanted.is_some() || lacking.is_none() {
                 fetch.arrived.push((from, cid, bytes));
             }
@@ -139,6 +199,11 @@ impl Driver {
             grew = Some(range);
             if fetch.hold {
                 news.push(ContentEvent::Priority { range, level: 0 });
+                let asked = fetch.streamed.iter().filter_map(|asked| {
+                    ChunkRange::new(asked.start().max(range.start()), asked.end().min(range.end()))
+                });
+                news.extend(asked.map(|range| ContentEvent::Priority { range, level: 1 }));
+                news.extend(window(&fetch.streamed));
             }
             for &(chunk, bytes) in &walked.copied {
                 if content.have.insert(chunk) {
@@ -217,9 +282,10 @@ impl Driver {
         self.names.forget(key);
         let link = Link { size: Some(size), name: content.name.clone(), ..Link::new(content.root) };
         let shared =
-            Shared { cid: content.root.to_string(), link: link.to_string(), size, path, skipped: Vec::new() };
-        for w in fetch.waiters {
-            let _ = w.reply.send(Ok(shared.clone()));
+            Shared { cid: content.root.to_string(), link: link.to_string(), size, path, ..Shared::default() };
+        let waiting = fetch.waiters.into_iter().map(|w| w.reply);
+        for reply in waiting.chain(fetch.readers) {
+            let _ = reply.send(Ok(shared.clone()));
         }
         content.seeding = seed;
         self.bitswap_forgets(key);
@@ -227,13 +293,24 @@ impl Driver {
         self.provide(key);
     }
 
-    /// The fetch cannot go on; what it has stays for the next try.
+    /// The fetch cannot go on; what it has stays for the next try. That is said in the status too: nobody may be
+    /// waiting for it, or not any more.
     pub(super) fn fail(&mut self, key: ContentKey, failure: Failure) {
+        let stopped = Stopped::failed(&failure);
+        self.end_fetch(key, failure);
+        if let Some(content) = self.contents.get_mut(key) {
+            content.stopped = Some(stopped);
+        }
+    }
+
+    /// Nothing is fetched of it from now on, for now.
+    fn end_fetch(&mut self, key: ContentKey, failure: Failure) {
         let now = self.clock.now();
         let Some(content) = self.contents.get_mut(key) else { return };
         let Some(fetch) = content.fetch.take() else { return };
-        for w in fetch.waiters {
-            let _ = w.reply.send(Err(failure.clone()));
+        let waiting = fetch.waiters.into_iter().map(|w| w.reply);
+        for reply in waiting.chain(fetch.readers) {
+            let _ = reply.send(Err(failure.clone()));
         }
         content.all_left();
         let active = std::mem::take(&mut content.active);
@@ -249,21 +326,19 @@ impl Driver {
         self.fail(key, Failure::failed(error.to_string()));
         let disk =
             matches!(error, StoreError::DiskFull { .. } | StoreError::Io { .. } | StoreError::Index(_));
-        if let Some(content) = self.contents.get_mut(key).filter(|_| disk) {
-            content.stopped = Some(error.to_string());
+        if let Some(stopped) = self.contents.get_mut(key).and_then(|c| c.stopped.as_mut()).filter(|_| disk) {
+            stopped.reason = Reason::Disk;
         }
     }
 
     /// `cat`: these chunks, in this order, now.
     pub(super) fn stream(&mut self, key: ContentKey, ranges: &[ChunkRange]) {
         let now = self.clock.now();
-        for &range in ranges {
-            self.engine.handle_content(now, key, ContentEvent::Priority { range, level: 1 });
-        }
-        if let Some(first) = ranges.first().and_then(|r| ChunkIndex::new(r.start())) {
-            let count = ranges.iter().map(|r| r.len()).sum();
-            let per_chunk = Duration::from_millis(100);
-            self.engine.handle_content(now, key, ContentEvent::Window { start: first, count, per_chunk });
+        let priority = |&range| ContentEvent::Priority { range, level: 1 };
+        let events = ranges.iter().map(priority).chain(window(ranges));
+        self.engine.handle_content_all(now, key, events);
+        if let Some(fetch) = self.contents.get_mut(key).and_then(|c| c.fetch.as_mut()) {
+            fetch.streamed = ranges.to_vec();
         }
     }
 
@@ -279,12 +354,15 @@ impl Driver {
             let idle = self.contents.get(key).and_then(|c| c.fetch.as_ref()).map(idle).unwrap_or_default();
             let why = self.why_nothing(key, idle);
             let Some(content) = self.contents.get_mut(key) else { continue };
+            let paused = content.paused;
             let peers = content.members.len() as u32;
             let Some(fetch) = &mut content.fetch else { continue };
             let size = fetch.walker.as_ref().map(Walker::size).filter(|_| fetch.manifest_done);
+            // Both are what others claim, the one of a folder's files and the other of the link.
+            let total = size.or(fetch.total_hint).map(|total| total.max(content.held_bytes));
             let progress = Progress {
                 done: content.held_bytes,
-                total: size.or(fetch.total_hint),
+                total,
                 files: 0,
                 rate: content.down.rate(),
                 peers,
@@ -294,7 +372,7 @@ impl Driver {
             let had_waiters = !fetch.waiters.is_empty();
             let mut kept = Vec::new();
             for w in fetch.waiters.drain(..) {
-                if w.timeout.is_some_and(|t| idle >= t) {
+                if w.timeout.is_some_and(|t| idle >= t && !paused) {
                     let _ = w.reply.send(Err(Failure::failed(why.as_str())));
                 } else if !w.reply.is_closed() {
                     // A reader that does not keep up misses a line, which the next one makes good.
@@ -308,7 +386,11 @@ impl Driver {
             fetch.waiters = kept;
         }
         for key in abandoned {
-            self.fail(key, Failure::failed("abandoned"));
+            // Whoever reads through it goes on without it.
+            if let Some(fetch) = self.contents.get_mut(key).and_then(|c| c.fetch.as_mut()) {
+                fetch.readers.clear();
+            }
+            self.end_fetch(key, Failure::failed("abandoned"));
         }
     }
 
@@ -331,4 +413,11 @@ impl Driver {
         self.ask_bitswap_again(key);
         self.try_again();
     }
+}
+
+/// These are needed one after the other, from now on.
+fn window(ranges: &[ChunkRange]) -> Option<ContentEvent> {
+    let start = ranges.first().and_then(|r| ChunkIndex::new(r.start()))?;
+    let count = ranges.iter().map(|r| r.len()).sum();
+    Some(ContentEvent::Window { start, count, per_chunk: Duration::from_millis(100) })
 }

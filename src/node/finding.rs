@@ -26,7 +26,7 @@ impl NodeHandle {
         let link = parse_link(link)?;
         let cid = match &link.path {
             None => link.cid,
-            Some(path) => self.resolve(&link, path, Vec::new()).await?,
+            Some(path) => self.resolve(&link, path, Vec::new(), None).await?,
         };
         self.running()?;
         let (to, lines) = mpsc::channel(FIND_QUEUE);
@@ -101,6 +101,10 @@ impl NodeHandle {
         let info = self.find(&request.what).await?;
         if !info.seeding {
             let what = "is not served, so nobody may be told that it is; `dunlin add` its path again first";
+            return Err(Failure::failed(format!("{} {what}", info.root)));
+        }
+        if self.is_paused(&info.root).await {
+            let what = "is paused, so nobody may be told of it; `dunlin resume` it first";
             return Err(Failure::failed(format!("{} {what}", info.root)));
         }
         self.entered().await?;

@@ -10,14 +10,14 @@ use crate::engine::event::{Arrival, Fault, PeerEvent, Refusal};
 use crate::net::api::Inbound;
 use crate::units::{ChunkIndex, ContentKey, PeerKey};
 use crate::wire::exchange::{MAX_JOINED_NODES_LEN, Message, PeerRecord, Update, Why};
-use crate::wire::frame::MAX_FRAME;
 
 use super::driver::{Driver, Slow};
 use super::walk::first_nodes;
 use super::workers::{WriteJob, WriterJob};
 
-/// The longest inner node that fits a frame.
-const MAX_NODE_LEN: usize = MAX_FRAME - 1_024;
+/// Messages that may wait on a link's control stream for a node to be added that is longer than most: so what a peer
+/// that asks and does not read makes us keep is bounded.
+const FEW_WAITING: usize = 4;
 /// Joins that wait for a disk read, all contents together.
 const MAX_WAITING_JOINS: usize = 1_024;
 
@@ -94,6 +94,9 @@ impl Driver {
                     self.engine.handle_peer(now, from, PeerEvent::Left { content });
                 }
             }
+            Message::GetNodes { request, root, cids } if self.paused.contains(&root) => {
+                self.say(from, Message::Nodes { request, nodes: Vec::new(), lacking: cids });
+            }
             Message::GetNodes { request, root: _, cids } => self.answer_nodes(from, request, cids),
             Message::Nodes { request, nodes, lacking } => {
                 if let Some(content) = self.requests.remove(&request) {
@@ -136,7 +139,7 @@ impl Driver {
     /// Someone wants to be in the swarm of `root`: is there one here?
     fn join(&mut self, from: PeerKey, root: Cid) -> Option<ContentKey> {
         let (key, content) = self.contents.of_root(&root)?;
-        if !content.seeding {
+        if !content.serves() {
             return None;
         }
         if !content.active {
@@ -325,18 +328,19 @@ impl Driver {
         let store = self.store.clone();
         // Straight from the reading thread to the peer's stream: no state of the driver is involved. A full
         // stream drops the answer, and the asker's time-out turns it to somebody else.
-        tokio::task::spawn_blocking(move || {
+        let answer = move || {
             let (mut nodes, mut lacking, mut len) = (Vec::new(), Vec::new(), 0);
             for cid in cids {
                 match store.node(&cid) {
-                    // It fits no frame: as good as not held.
-                    Ok(Some(bytes)) if bytes.len() > MAX_NODE_LEN => lacking.push(cid),
                     Ok(Some(bytes)) if len + bytes.len() <= MAX_JOINED_NODES_LEN => {
                         len += bytes.len();
                         nodes.push((cid, bytes));
                     }
                     // What did not fit is asked for again: neither given nor lacking.
-                    Ok(Some(bytes)) if nodes.is_empty() => nodes.push((cid, bytes)),
+                    Ok(Some(bytes)) if nodes.is_empty() => {
+                        len = bytes.len();
+                        nodes.push((cid, bytes));
+                    }
                     Ok(Some(_)) => {}
                     Ok(None) => lacking.push(cid),
                     Err(e) => {
@@ -345,7 +349,17 @@ impl Driver {
                     }
                 }
             }
+            let waiting = link.control.max_capacity() - link.control.capacity();
+            if len > MAX_JOINED_NODES_LEN && waiting > FEW_WAITING {
+                return;
+            }
             let _ = link.control.try_send(Message::Nodes { request, nodes, lacking });
+        };
+        let answering = self.answering.clone();
+        tokio::spawn(async move {
+            // Only fails if it is closed, which it never is.
+            let Ok(_one) = answering.acquire_owned().await else { return };
+            let _ = tokio::task::spawn_blocking(answer).await;
         });
     }
 }

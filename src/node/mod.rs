@@ -22,11 +22,14 @@ mod limits;
 pub mod lock;
 mod merging;
 mod parts;
+mod pausing;
 mod peers;
 mod pex;
 mod providing;
 mod reading;
 mod stuck;
+#[cfg(test)]
+mod tests;
 mod walk;
 mod workers;
 

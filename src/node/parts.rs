@@ -49,7 +49,7 @@ impl Driver {
             let hosts: BTreeSet<ContentKey> = self
                 .contents
                 .iter()
-                .filter(|(_, c)| c.seeding && c.parts.is_none())
+                .filter(|(_, c)| c.serves() && c.parts.is_none())
                 .map(|(k, _)| k)
                 .collect();
             let store = self.store.clone();
@@ -69,11 +69,13 @@ impl Driver {
         self.forget_parts();
         let key = ContentKey(FIRST_KEY | self.looking.next);
         self.looking.next = (self.looking.next + 1) % FIRST_KEY;
+        // What was found may have been paused or withdrawn meanwhile.
+        let served = |key: ContentKey| self.contents.get(key).is_some_and(Content::serves);
         let have: Bitfield = part
             .chunks
             .iter()
             .zip(0..)
-            .filter(|(source, _)| source.is_some())
+            .filter(|(source, _)| source.is_some_and(|(key, _)| served(key)))
             .filter_map(|(_, i)| ChunkIndex::new(i))
             .collect();
         let content = Content::part(root, have, part.bytes, Arc::from(part.chunks));
@@ -104,6 +106,25 @@ impl Driver {
         }
     }
 
+    /// Nothing of a content is served any longer: nor are the parts that have chunks of it.
+    pub(super) fn forget_parts_of(&mut self, host: ContentKey) {
+        let within = |parts: &Arc<Parts>| parts.iter().flatten().any(|(key, _)| *key == host);
+        let parts: Vec<ContentKey> = self
+            .contents
+            .iter()
+            .filter(|(_, c)| c.parts.as_ref().is_some_and(within))
+            .map(|(k, _)| k)
+            .collect();
+        for &key in &parts {
+            self.deactivate(key);
+        }
+        // Whoever is in their swarms is told so while their names are here.
+        self.carry_out();
+        for key in parts {
+            self.contents.remove(key);
+        }
+    }
+
     /// Where the store has a chunk of a content or of a part.
     pub(super) fn source(&self, key: ContentKey, chunk: ChunkIndex) -> Option<(ContentKey, ChunkIndex)> {
         match &self.contents.get(key)?.parts {
@@ -122,6 +143,7 @@ impl Content {
             have,
             complete: true,
             seeding: true,
+            paused: false,
             active: false,
             held_bytes,
             fetch: None,
@@ -153,7 +175,8 @@ fn find(store: &dyn Store, root: Cid, hosts: &BTreeSet<ContentKey>) -> Option<Pa
             let found = store.find_block_of(spec.cid.hash(), &|key| hosts.contains(&key)).ok().flatten();
             let source = found.filter(|(_, _, block)| *block == 0);
             part.chunks.push(source.map(|(key, chunk, _)| (key, chunk)));
-            part.bytes += spec.len.unwrap_or_default();
+            let of = |(key, chunk, _): (ContentKey, ChunkIndex, u32)| store.chunk(key, chunk).ok()?.len;
+            part.bytes += spec.len.or(source.and_then(of)).unwrap_or_default();
         }
         match step {
             Step::More => {}

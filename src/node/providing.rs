@@ -51,7 +51,9 @@ impl Driver {
     /// Announces the content once there is something to serve, and its blocks once it is complete, if that is how it is
     /// provided. To be said whenever either may have come to be, however it came.
     pub(super) fn provide(&mut self, key: ContentKey) {
-        let Some(content) = self.contents.get_mut(key).filter(|c| !c.have.is_empty()) else { return };
+        let Some(content) = self.contents.get_mut(key).filter(|c| !c.have.is_empty() && !c.paused) else {
+            return;
+        };
         let is_new = !std::mem::replace(&mut content.provided, true);
         let (root, complete) = (content.root, content.complete && content.blocks.is_none());
         if is_new && self.modes.of(&root) != Providing::None {

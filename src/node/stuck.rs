@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::Supply;
 use crate::units::ContentKey;
 
+use super::contents::Stopped;
 use super::driver::Driver;
 
 /// What keeps a fetch from going on, for programs; [`Facts::text`] is for people.
@@ -25,6 +26,10 @@ pub enum Reason {
     Disk,
     /// Our own download limit.
     Limit,
+    /// The same content is being fetched to another place.
+    Elsewhere,
+    /// It has ended, and trying again would not mend it: a malformed content, a place that is taken.
+    Failed,
 }
 
 /// What is known of a fetch.
@@ -62,6 +67,8 @@ impl Facts {
         let Facts { queries, connected, named, reached, members, supply: s, .. } = *self;
         match self.reason() {
             Reason::Disk => "the disk has not taken what has come".into(),
+            // Not found from facts: whoever stops a fetch says why.
+            Reason::Elsewhere | Reason::Failed => String::new(),
             Reason::Limit => "the download limit is used up".into(),
             Reason::Choked if s.open == 0 => {
                 format!("{} what is missing, and {} us", have(s.having), of(s.having, "chokes", "all choke"))
@@ -123,9 +130,12 @@ impl Driver {
     /// What a content is doing; and if it gets nowhere, why.
     pub(super) fn state_of(&self, key: ContentKey) -> (String, Option<Reason>) {
         let Some(c) = self.contents.get(key) else { return ("idle".into(), None) };
+        if c.paused {
+            return ("paused".into(), None);
+        }
         let Some(fetch) = &c.fetch else {
             return match &c.stopped {
-                Some(why) => (format!("stopped: {why}"), Some(Reason::Disk)),
+                Some(Stopped { why, reason }) => (format!("stopped: {why}"), Some(*reason)),
                 None if c.seeding => ("seeding".into(), None),
                 None => ("idle".into(), None),
             };
@@ -215,8 +225,11 @@ mod tests {
             Reason::Choked,
             Reason::Disk,
             Reason::Limit,
+            Reason::Elsewhere,
+            Reason::Failed,
         ];
-        let names = r#"["no_providers","unreachable","without_content","choked","disk","limit"]"#;
-        assert_eq!(serde_json::to_string(&all).unwrap(), names);
+        let names = ["no_providers", "unreachable", "without_content", "choked", "disk", "limit"];
+        let names = [&names[..], &["elsewhere", "failed"]].concat();
+        assert_eq!(serde_json::to_value(all).unwrap(), serde_json::json!(names));
     }
 }

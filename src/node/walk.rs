@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 
+use crate::bitfield::Bitfield;
 use crate::content::Cid;
 use crate::content::block::verify_block;
 use crate::content::chunk::{ChunkSpec, verify_chunk};
@@ -117,19 +118,34 @@ fn advance(store: &dyn Store, good: &[(Cid, Bytes)], out: &mut Walked) -> Result
 /// Chunks that need not come over the network. An empty one is what its CID says. One that another content of
 /// ours holds is read there, verified as if a peer had sent it, and written here.
 fn copy_what_is_here(store: &dyn Store, items: &[Item], out: &mut Walked) -> Result<(), StoreError> {
+    if !items.iter().any(|item| matches!(item, Item::Chunk { first: true, .. })) {
+        return Ok(());
+    }
     let have = store.have(out.content)?;
+    let twin = twin(store, out.content)?;
     let mut body = Vec::new();
     for item in items {
         let Item::Chunk { index, first: true, spec, .. } = item else { continue };
         if have.contains(*index) {
             continue;
         }
-        match copy_if_here(store, out.content, *index, spec, &mut body)? {
+        let there = twin.as_ref().filter(|(_, has)| has.contains(*index)).map(|(twin, _)| (*twin, *index));
+        match copy_if_here(store, out.content, *index, spec, there, &mut body)? {
             Some(bytes) => out.copied.push((*index, bytes)),
             None => out.names.extend(name_of(spec).map(|name| (*index, name))),
         }
     }
     Ok(())
+}
+
+/// Another content with the same root, which has the same numbers: one that was fetched elsewhere, or as far as it
+/// was read. The index of blocks knows it only once it is whole.
+fn twin(store: &dyn Store, content: ContentKey) -> Result<Option<(ContentKey, Bitfield)>, StoreError> {
+    let root = store.info(content)?.root;
+    let twins = store.list()?.into_iter().filter(|i| i.root == root && i.key != content && i.held > 0);
+    let Some(most) = twins.max_by_key(|i| i.held) else { return Ok(None) };
+    // One that is removed meanwhile is none.
+    Ok(store.have(most.key).ok().map(|has| (most.key, has)))
 }
 
 /// One of them; says how many bytes of files it has, if it is held now.
@@ -138,12 +154,18 @@ fn copy_if_here(
     content: ContentKey,
     index: ChunkIndex,
     spec: &ChunkSpec,
+    there: Option<(ContentKey, ChunkIndex)>,
     body: &mut Vec<u8>,
 ) -> Result<Option<u64>, StoreError> {
     // Nobody has to send nothing; and kubo does not.
     if let Ok(nothing) = verify_chunk(spec, &[], &[0]) {
         store.write_chunk(content, index, &nothing)?;
         return Ok(Some(0));
+    }
+    if let Some(there) = there
+        && let Some(bytes) = copy_chunk(store, there, (content, index), spec, body)?
+    {
+        return Ok(Some(bytes));
     }
     let found = store.find_block(spec.cid.hash())?;
     let Some((other, chunk, _)) = found.filter(|(other, _, block)| *other != content && *block == 0) else {
@@ -172,9 +194,13 @@ pub fn copy_chunk(
 
 /// Adds the first occurrences among `items` to the runs of equal length.
 fn note_chunks(items: &[Item], grew: &mut Vec<(u32, u32)>) {
+    let mut guess = None;
     for item in items {
+        if let Item::File { size, .. } = item {
+            guess = *size;
+        }
         let Item::Chunk { first: true, spec, .. } = item else { continue };
-        let len = spec.len.map_or(CHUNK_LEN, |l| u32::try_from(l).unwrap_or(u32::MAX));
+        let len = spec.len.or(guess).map_or(CHUNK_LEN, |l| u32::try_from(l).unwrap_or(u32::MAX));
         match grew.last_mut() {
             Some((count, l)) if *l == len => *count += 1,
             _ => grew.push((1, len)),
@@ -271,6 +297,32 @@ mod tests {
         let mut body = Vec::new();
         store.read_chunk(key, ChunkIndex::new(2).unwrap(), &mut body).unwrap();
         assert!(body == same[..262_144]);
+    }
+
+    #[test]
+    fn what_was_fetched_of_the_same_root_elsewhere_is_copied_though_it_is_not_whole() {
+        let (from, source, root) = store_with(tree(&[("f", bytes(3, 600_000))]));
+        let store = MemStore::new();
+        let (first, _) = fetch(&store, &from, root);
+        let chunk = ChunkIndex::new(1).unwrap();
+        let spec = store.chunk(first, chunk).unwrap();
+        copy_between((&from, source), (&store, first), chunk, &spec);
+        let new = NewFetch { root, name: None, dest: "/second".into(), force: false };
+        let second = store.begin_fetch(&new).unwrap();
+        let walked = walk(&store, Walk { content: second, walker: Walker::new(root), arrived: Vec::new() });
+        assert!(walked.done && walked.error.is_none());
+        assert_eq!(walked.copied, [(chunk, 262_144)]);
+    }
+
+    fn copy_between(
+        (from, source): (&MemStore, ContentKey),
+        (to, key): (&MemStore, ContentKey),
+        chunk: ChunkIndex,
+        spec: &ChunkSpec,
+    ) {
+        let mut body = Vec::new();
+        let read = from.read_chunk(source, chunk, &mut body).unwrap();
+        to.write_chunk(key, chunk, &verify_chunk(spec, &body, &read.block_lens).unwrap()).unwrap();
     }
 
     #[test]

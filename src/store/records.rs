@@ -42,7 +42,7 @@ pub struct ContentRec {
     pub dirty: bool,
     /// Every chunk is held, so the index has no bitmaps of it.
     pub held_all: bool,
-    /// Device and inode of the `.part`, to know it again at its final path.
+    /// Device and inode of a complete fetch, to know it again at its `.part` if it was not renamed after all.
     pub part_id: Option<(u64, u64)>,
     pub changed: Vec<PathBuf>,
     /// What the import saw and was told, to see that nothing changed when it is asked for again.
@@ -93,8 +93,9 @@ pub struct ChunkRec {
 pub struct FileRec {
     /// `/`-joined, empty for a content that is one file.
     pub path: String,
-    /// As its node claims.
+    /// As its node claims; or a guess, and then it is as long as its only chunk.
     pub size: Option<u64>,
+    pub guess: bool,
     pub meta: Meta,
     pub sig: Option<Signature>,
     /// The signature was too young when the file was hashed.
@@ -224,7 +225,8 @@ impl Record for FileRec {
     const PER_PAGE: u32 = FILES_PER_PAGE;
 
     fn write(&self, out: &mut Vec<u8>) {
-        let flags = [self.size.is_some(), self.sig.is_some(), self.young, self.changed, self.more];
+        let flags =
+            [self.size.is_some(), self.sig.is_some(), self.young, self.changed, self.more, self.guess];
         out.push(flags.iter().enumerate().fold(0, |n, (i, &f)| n | u8::from(f) << i));
         bytes(out, self.path.as_bytes());
         if let Some(size) = self.size {
@@ -253,7 +255,8 @@ impl Record for FileRec {
             None
         };
         let (start, first, count, more) = (r.uint()?, r.u32()?, r.u32()?, flag(4));
-        Some(FileRec { path, size, meta, sig, young: flag(2), changed: flag(3), start, first, count, more })
+        let (young, changed, guess) = (flag(2), flag(3), flag(5));
+        Some(FileRec { path, size, guess, meta, sig, young, changed, start, first, count, more })
     }
 }
 
@@ -334,8 +337,9 @@ mod tests {
     }
     prop_compose! {
         fn file()(path in ".{0,20}", size: Option<u64>, meta in meta(), sig in prop::option::of(signature()),
-                  young: bool, changed: bool, start: u64, first: u32, count: u32, more: bool) -> FileRec {
-            FileRec { path, size, meta, sig, young, changed, start, first, count, more }
+                  young: bool, changed: bool, guess: bool, start: u64, first: u32, count: u32,
+                  more: bool) -> FileRec {
+            FileRec { path, size, guess, meta, sig, young, changed, start, first, count, more }
         }
     }
 

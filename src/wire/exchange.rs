@@ -36,7 +36,9 @@ pub const MAX_RECORD_LEN: u32 = 2_048;
 pub const MAX_BLOCKS: u32 = 1_024;
 /// Bytes of all blocks behind a `Chunk`: the longest block and what a small sub-DAG has around it.
 pub const MAX_CHUNK_LEN: usize = MAX_BLOCK_LEN + (128 << 10);
-/// Bytes of the inner nodes in a `Joined`.
+/// A header on a data stream.
+pub const MAX_HEADER: usize = 16 << 10;
+/// Bytes of the inner nodes in a `Joined`, and in a `Nodes` of more than one.
 pub const MAX_JOINED_NODES_LEN: usize = 256 << 10;
 
 /// Which of the two streams of a pair a `Hello` stands on.
@@ -437,7 +439,7 @@ mod shape {
     const PAGE: &[Field] = &[number(1, "page"), numbers(2, "runs", MAX_RUNS), bytes(3, "bits", PAGE_BYTES)];
     const HAVE: &[Field] = &[number(1, "below"), message(2, "pages", MAX_PAGES, PAGE)];
     const RUN: &[Field] = &[number(1, "start"), number(2, "len")];
-    const NODE: &[Field] = &[bytes(1, "cid", MAX_CID_LEN), bytes(2, "data", MAX_FRAME as u32)];
+    const NODE: &[Field] = &[bytes(1, "cid", MAX_CID_LEN), bytes(2, "data", MAX_BLOCK_LEN as u32)];
     const PEER: &[Field] = &[
         bytes(1, "id", MAX_PEER_ID_LEN),
         many(2, "addrs", MAX_ADDRS, MAX_ADDR_LEN),

@@ -173,11 +173,24 @@ fn caps_on_how_long() {
 
 #[test]
 fn a_frame_that_would_be_too_long_is_not_written() {
-    let node = (a_cid(1), Bytes::from(vec![0; 300 << 10]));
+    let node = (a_cid(1), Bytes::from(vec![0; MAX_FRAME / 2]));
     let m = Message::Nodes { request: 1, nodes: vec![node.clone(), node], lacking: vec![] };
     let mut out = vec![9];
     assert!(matches!(m.encode(&mut out), Err(WireError::TooLong(_))));
     assert_eq!(out, [9]);
+}
+
+#[test]
+fn the_longest_block_is_a_node_that_fits_a_frame_and_one_byte_more_is_refused() {
+    let nodes = |len| {
+        let lacking = vec![a_cid(2); MAX_CIDS as usize];
+        let node = (a_cid(1), Bytes::from(vec![0; len]));
+        Message::Nodes { request: u32::MAX, nodes: vec![node], lacking }
+    };
+    let m = nodes(MAX_BLOCK_LEN);
+    assert_eq!(Message::decode(&frame(&m)), Ok(m));
+    let too_long = WireError::FieldTooLong { what: "data", max: MAX_BLOCK_LEN as u32 };
+    assert_eq!(Message::decode(&frame(&nodes(MAX_BLOCK_LEN + 1))), Err(too_long));
 }
 
 #[test]

@@ -4,23 +4,31 @@
 //! (the blocks of a chunk), which [`FrameBuf::take`] hands out.
 
 use super::WireError;
+use crate::units::MAX_BLOCK_LEN;
 
-/// The longest frame that is written or accepted, without its length prefix (512 KiB).
-pub const MAX_FRAME: usize = 512 << 10;
+/// The longest frame that is written or accepted, without its length prefix: the longest block, which an inner node
+/// may be, and 64 KiB for what is around it.
+pub const MAX_FRAME: usize = MAX_BLOCK_LEN + (64 << 10);
 
-/// The longest length prefix: three bytes hold 2^21 - 1, and [`MAX_FRAME`] is below that.
-const MAX_PREFIX: usize = 3;
+/// The longest length prefix: four bytes hold 2^28 - 1, and [`MAX_FRAME`] is below that.
+const MAX_PREFIX: usize = 4;
 
 /// Bytes that have come and are not yet used.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FrameBuf {
     buf: Vec<u8>,
     start: usize,
+    max: usize,
 }
 
 impl FrameBuf {
     pub fn new() -> FrameBuf {
-        FrameBuf::default()
+        FrameBuf { buf: Vec::new(), start: 0, max: MAX_FRAME }
+    }
+
+    /// Refuses longer frames from now on.
+    pub fn limit(&mut self, max: usize) {
+        self.max = self.max.min(max);
     }
 
     /// Appends what was read.
@@ -37,9 +45,12 @@ impl FrameBuf {
     /// The next whole frame, without its prefix; `None` until more bytes have come.
     ///
     /// # Errors
-    /// The prefix is longer than it may be or names more than [`MAX_FRAME`]; the stream is then lost.
+    /// The prefix is longer than it may be or names more than is taken; the stream is then lost.
     pub fn next_frame(&mut self) -> Result<Option<&[u8]>, WireError> {
         let Some((len, prefix)) = read_prefix(&self.buf[self.start..])? else { return Ok(None) };
+        if len > self.max {
+            return Err(WireError::TooLong(len as u64));
+        }
         let from = self.start + prefix;
         // `len` is at most MAX_FRAME and `from` within the buffer, so the sum can't overflow.
         let Some(frame) = self.buf.get(from..from + len) else { return Ok(None) };
@@ -73,6 +84,12 @@ impl FrameBuf {
     }
 }
 
+impl Default for FrameBuf {
+    fn default() -> FrameBuf {
+        FrameBuf::new()
+    }
+}
+
 /// Writes the length prefix of a frame.
 pub(super) fn write_prefix(len: usize, out: &mut Vec<u8>) {
     let mut n = len;
@@ -92,11 +109,7 @@ fn read_prefix(buf: &[u8]) -> Result<Option<(usize, usize)>, WireError> {
             if b == 0 && i > 0 {
                 return Err(WireError::BadVarint); // not the shortest form
             }
-            return if len > MAX_FRAME {
-                Err(WireError::TooLong(len as u64))
-            } else {
-                Ok(Some((len, i + 1)))
-            };
+            return Ok(Some((len, i + 1)));
         }
     }
     if buf.len() >= MAX_PREFIX { Err(WireError::BadVarint) } else { Ok(None) }
@@ -119,10 +132,20 @@ mod tests {
     #[test]
     fn a_varint_without_end_is_refused() {
         let mut b = FrameBuf::new();
-        b.extend(&[0x80, 0x80]);
+        b.extend(&[0x80, 0x80, 0x80]);
         assert_eq!(b.next_frame(), Ok(None));
         b.extend(&[0x80]);
         assert_eq!(b.next_frame(), Err(WireError::BadVarint));
+    }
+
+    #[test]
+    fn a_stream_of_short_frames_takes_no_long_one() {
+        let mut out = Vec::new();
+        write_prefix(101, &mut out);
+        let mut b = FrameBuf::new();
+        b.limit(100);
+        b.extend(&out);
+        assert_eq!(b.next_frame(), Err(WireError::TooLong(101)));
     }
 
     #[test]

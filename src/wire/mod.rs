@@ -30,7 +30,7 @@ mod kad_proto {
 /// peer's fault).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
-    #[error("a frame of {0} bytes, more than the {max} allowed", max = frame::MAX_FRAME)]
+    #[error("a frame of {0} bytes, more than is allowed")]
     TooLong(u64),
     #[error("a length that is no varint")]
     BadVarint,

@@ -100,7 +100,7 @@ fn garbage() -> Vec<(&'static str, Vec<u8>)> {
     };
     let root = Dag::file(b"a few bytes").root;
     vec![
-        ("an oversized frame", [&[0x81, 0x80, 0x20][..], &[0; 4_096]].concat()),
+        ("an oversized frame", [&[0x81, 0x80, 0x80, 0x02][..], &[0; 4_096]].concat()),
         ("a varint without end", vec![0xff; 64]),
         ("a length near 2^63", vec![0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]),
         ("noise", [&[100][..], &crate::support::tree::Rng(9).bytes(400)].concat()),

@@ -23,7 +23,7 @@ fn folder(at: &Path, files: &[(&str, u64, u64)]) {
 }
 
 /// Shares a folder slowly, so that it can be looked at meanwhile.
-fn share_slowly(home: &Home, files: &[(&str, u64, u64)]) -> (Running, Value) {
+pub fn share_slowly(home: &Home, files: &[(&str, u64, u64)]) -> (Running, Value) {
     folder(&home.join("tree"), files);
     let (running, mut lines) = share(home, &[&home.join("tree")]);
     home.ok(&args!["limits", "--up", "2M"]);
@@ -31,17 +31,17 @@ fn share_slowly(home: &Home, files: &[(&str, u64, u64)]) -> (Running, Value) {
 }
 
 /// Asks a running node to fetch what a share line tells.
-fn get(home: &Home, shared: &Value, dest: &str) -> Running {
+pub fn get(home: &Home, shared: &Value, dest: &str) -> Running {
     let peer = address(shared);
     let command = args!["get", text(shared, "cid"), "--json", "-o", home.join(dest), "--peer", &peer];
     Running::spawn(home.command(&command))
 }
 
-fn downloaded(home: &Home) -> u64 {
+pub fn downloaded(home: &Home) -> u64 {
     number(&home.status(), "downloaded")
 }
 
-fn until_downloaded(home: &Home, bytes: u64) {
+pub fn until_downloaded(home: &Home, bytes: u64) {
     let end = Instant::now() + LONG;
     while downloaded(home) < bytes {
         assert!(Instant::now() < end, "{} of {bytes} bytes after {LONG:?}", downloaded(home));

@@ -1,110 +1,31 @@
-//! The public DHT itself, `/ipfs/kad/1.0.0`: each node in a network namespace of its own, with a public-looking
-//! address in a /16 of its own, and no way out (all are on one link, nobody has a default route).
+//! The public DHT itself, `/ipfs/kad/1.0.0`: each node on a host of its own ([`crate::support::netns`]).
 //!
 //! Run it by `cargo test --test it -- --ignored wan::`. It wants root, `ip`, and for the kubo nodes kubo
 //! (`DUNLIN_KUBO`, or what `tests/interop/install.sh` has installed). `DUNLIN_WAN_NODES` sets how many dunlin
 //! nodes there are.
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::args;
-use crate::support::home::{Done, Running, text};
+use crate::support::home::{Done, Running, number, text};
+use crate::support::netns::{Net, note};
 
 const DUNLINS: usize = 75;
 const KUBOS: usize = 5;
 /// The first nodes are what the others enter by.
 const BOOTSTRAPS: usize = 3;
 const ROOTS: usize = 1_000;
+/// Look-ups.
+const AT_A_TIME: usize = 4;
 /// kubo must see what dunlin shared within this, and the other way round.
 const SEEN: Duration = Duration::from_secs(10);
 /// For what has no bar of its own, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(300);
-
-fn note(text: &str) {
-    // Past the test harness, which shows nothing of what passes.
-    let _ = writeln!(std::io::stderr(), "wan: {text}");
-}
-
-fn ip(words: &str) -> bool {
-    let mut command = Command::new("ip");
-    command.args(words.split(' ')).stdout(Stdio::null()).stderr(Stdio::null());
-    command.status().is_ok_and(|s| s.success())
-}
-
-/// The namespaces of one test: a hub with a bridge, and a host on it for each node. Gone when dropped.
-struct Net {
-    prefix: String,
-    hosts: usize,
-}
-
-impl Net {
-    /// `None`, with a word why, where this machine cannot make them.
-    fn new(hosts: usize) -> Option<Net> {
-        let net = Net { prefix: format!("dunlin{}-", std::process::id()), hosts };
-        if !rustix::process::geteuid().is_root() {
-            note("skipped: network namespaces need root");
-            return None;
-        }
-        let hub = net.name("hub");
-        if !ip(&format!("netns add {hub}")) {
-            note(
-                "skipped: `ip netns add` does not work here (iproute2 is missing, or namespaces may not be made)",
-            );
-            return None;
-        }
-        assert!(ip(&format!("-n {hub} link add br0 type bridge")));
-        assert!(ip(&format!("-n {hub} link set br0 up")));
-        for i in 0..hosts {
-            let ns = net.host(i);
-            assert!(ip(&format!("netns add {ns}")), "{ns}");
-            assert!(ip(&format!("-n {ns} link add eth0 type veth peer name h{i} netns {hub}")));
-            assert!(ip(&format!("-n {hub} link set h{i} master br0 up")));
-            // One link for all of 31.0.0.0/8, which belongs to nobody's tests: no route leads out of it.
-            assert!(ip(&format!("-n {ns} addr add {}/8 dev eth0", net.address(i))));
-            assert!(ip(&format!("-n {ns} link set lo up")));
-            assert!(ip(&format!("-n {ns} link set eth0 up")));
-        }
-        Some(net)
-    }
-
-    fn name(&self, of: &str) -> String {
-        format!("{}{of}", self.prefix)
-    }
-
-    fn host(&self, i: usize) -> String {
-        self.name(&i.to_string())
-    }
-
-    fn address(&self, i: usize) -> String {
-        format!("31.{}.7.1", i + 1)
-    }
-
-    /// A command on a host.
-    fn command(&self, i: usize, program: &Path, args: &[OsString], home: &Path) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.host(i)]).arg(program).args(args);
-        command.current_dir(home).stdin(Stdio::null()).env_remove("RUST_LOG");
-        command.env("HOME", home).env("DUNLIN_DATA_DIR", home.join("data"));
-        command.env("IPFS_PATH", home.join("repo")).env("IPFS_TELEMETRY", "off");
-        command
-    }
-}
-
-impl Drop for Net {
-    fn drop(&mut self) {
-        for i in 0..self.hosts {
-            ip(&format!("netns del {}", self.host(i)));
-        }
-        ip(&format!("netns del {}", self.name("hub")));
-    }
-}
 
 struct Node {
     host: usize,
@@ -152,28 +73,21 @@ fn dunlin(net: &Net, host: usize, bootstrap: &[String]) -> Node {
     Node { host, home, program, running: Some(running), id: String::new() }
 }
 
-fn kubo_program() -> Option<PathBuf> {
-    let built = PathBuf::from(env!("CARGO_BIN_EXE_dunlin")).parent()?.parent()?.join("interop/ipfs");
-    std::env::var_os("DUNLIN_KUBO").map(PathBuf::from).or(Some(built)).filter(|p| p.is_file())
-}
-
 fn kubo(net: &Net, host: usize, program: &Path, bootstrap: &[String]) -> Node {
     let mut node = Node { host, home: home(), program: program.to_owned(), running: None, id: String::new() };
     node.run(net, &args!["init", "--profile=server"]).ok();
-    let swarm = format!("[\"/ip4/{}/tcp/4001\"]", net.address(host));
-    let peers = serde_json::to_string(bootstrap).unwrap();
-    for (key, value) in [
-        ("Addresses.Swarm", swarm.as_str()),
-        ("Bootstrap", &peers),
-        ("Routing.Type", "\"dhtserver\""),
-        ("HTTPRetrieval.Enabled", "false"),
-        ("Version.SwarmCheckEnabled", "false"),
-        ("AutoTLS.Enabled", "false"),
-        ("Swarm.RelayClient.Enabled", "false"),
-    ] {
-        node.run(net, &args!["config", "--json", key, value]).ok();
+    let path = node.home.path().join("repo/config");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["Addresses"]["Swarm"] = json!([format!("/ip4/{}/tcp/4001", net.address(host))]);
+    config["Bootstrap"] = json!(bootstrap);
+    config["Routing"]["Type"] = json!("dhtserver");
+    for part in ["HTTPRetrieval", "AutoTLS"] {
+        config[part]["Enabled"] = json!(false);
     }
-    node.id = node.run(net, &args!["config", "Identity.PeerID"]).ok().stdout.trim().to_owned();
+    config["Version"]["SwarmCheckEnabled"] = json!(false);
+    config["Swarm"]["RelayClient"]["Enabled"] = json!(false);
+    std::fs::write(&path, config.to_string()).unwrap();
+    node.id = text(&config["Identity"], "PeerID").to_owned();
     let mut running = node.call(net, &args!["daemon", "--migrate=false"]);
     while !running.line().starts_with("Daemon is ready") {}
     node.running = Some(running);
@@ -207,9 +121,9 @@ fn add(net: &Net, node: &Node, path: &Path) -> String {
     text(&done.json()[0], "cid").to_owned()
 }
 
-/// The providers that `dunlin find` names, and its summary.
-fn find(net: &Net, node: &Node, cid: &str) -> (Vec<Value>, Value) {
-    let mut lines = node.run(net, &args!["find", "--json", cid]).json();
+/// The providers that `dunlin find` has named, and its summary.
+fn found(done: &Done) -> (Vec<Value>, Value) {
+    let mut lines = done.json();
     let summary = lines.pop().expect("a summary");
     (lines, summary)
 }
@@ -226,14 +140,11 @@ fn eighty_servers_find_each_others_contents_and_most_of_them_with_half_of_them_d
     note(&format!("{} dunlin servers, {} MiB each", nodes.len(), memory / 1_024 / nodes.len() as u64));
 
     let mut kubos = Vec::new();
-    match kubo_program() {
-        None => note("without kubo: it is not there; tests/interop/install.sh installs it"),
-        Some(program) => {
-            for i in 0..KUBOS {
-                kubos.push(kubo(&net, dunlins + i, &program, &bootstrap));
-            }
-            with_kubo(&net, &nodes, &kubos);
+    if let Some(program) = crate::interop::kubo::program() {
+        for i in 0..KUBOS {
+            kubos.push(kubo(&net, dunlins + i, &program, &bootstrap));
         }
+        with_kubo(&net, &nodes, &kubos);
     }
     // From each node its share of the roots.
     let mut roots: Vec<(usize, String)> = Vec::new();
@@ -259,13 +170,10 @@ fn eighty_servers_find_each_others_contents_and_most_of_them_with_half_of_them_d
     let mut asking = dunlin(&net, dunlins + KUBOS, &bootstrap);
     asking.running.as_mut().unwrap().json();
     let (mut found, mut times, mut hops) = (0, Vec::new(), 0);
-    for (holder, cid) in &roots {
-        let (providers, summary) = find(&net, &asking, cid);
-        found += usize::from(providers.iter().any(|p| p["peer_id"] == nodes[*holder].id.as_str()));
-        if let Some(first) = providers.first() {
-            times.push(first["ms"].as_u64().unwrap());
-        }
-        hops = hops.max(summary["hops"].as_u64().unwrap());
+    for (is_found, first, hop) in look_up(&net, &nodes, &asking, &roots) {
+        found += usize::from(is_found);
+        times.extend(first);
+        hops = hops.max(hop);
     }
     times.sort_unstable();
     let median = times.get(times.len() / 2).copied().unwrap_or_default();
@@ -274,6 +182,30 @@ fn eighty_servers_find_each_others_contents_and_most_of_them_with_half_of_them_d
         roots.len()
     ));
     assert!(found * 100 >= roots.len() * 99, "{found} of {}", roots.len());
+}
+
+/// Whether each root's holder is found, when the first provider was, and the hops; some at a time.
+fn look_up(
+    net: &Net,
+    nodes: &[Node],
+    asking: &Node,
+    roots: &[(usize, String)],
+) -> Vec<(bool, Option<u64>, u64)> {
+    // What of them other threads may see.
+    let ids: Vec<&str> = nodes.iter().map(|n| n.id.as_str()).collect();
+    let (ids, host, program, home) = (&ids[..], asking.host, &*asking.program, asking.home.path());
+    let one = |(holder, cid): &(usize, String)| {
+        let command = net.command(host, program, &args!["find", "--json", cid], home);
+        let (providers, summary) = found(&Running::spawn(command).wait());
+        let found = providers.iter().any(|p| p["peer_id"] == ids[*holder]);
+        (found, providers.first().map(|p| number(p, "ms")), number(&summary, "hops"))
+    };
+    std::thread::scope(|scope| {
+        let some = roots.chunks(roots.len().div_ceil(AT_A_TIME));
+        let running: Vec<_> =
+            some.map(|some| scope.spawn(move || some.iter().map(one).collect::<Vec<_>>())).collect();
+        running.into_iter().flat_map(|r| r.join().unwrap()).collect()
+    })
 }
 
 fn address(net: &Net, node: &Node) -> String {
@@ -326,7 +258,8 @@ fn with_kubo(net: &Net, nodes: &[Node], kubos: &[Node]) {
         kubo.run(net, &args!["routing", "provide", &cid]).ok();
         let asking = &nodes[40 % nodes.len()];
         let took = wait_for("provider that dunlin finds", SEEN, || {
-            find(net, asking, &cid).0.iter().any(|p| p["peer_id"] == kubo.id.as_str())
+            let (providers, _) = found(&asking.run(net, &args!["find", "--json", &cid]));
+            providers.iter().any(|p| p["peer_id"] == kubo.id.as_str())
         });
         note(&format!("dunlin found what kubo {i} provided after {:.1} s", took.as_secs_f64()));
     }

@@ -46,9 +46,9 @@ const MAX_OPEN_BYTES: usize = 32 << 20;
 pub enum Item {
     /// A folder; the root's comes first, with an empty path.
     Dir { path: RelPath, meta: Meta },
-    /// A file, before its chunks. `size` is claimed; `None`: unknown until its only chunk is here (a
-    /// raw root, or a raw entry whose link does not tell).
-    File { file: FileIndex, path: RelPath, size: Option<u64>, meta: Meta },
+    /// A file, before its chunks. Its `size` follows from its node, or (not `sure`) is a hint or `None`:
+    /// then it is that of its only chunk, a raw root or a raw entry of a folder.
+    File { file: FileIndex, path: RelPath, size: Option<u64>, sure: bool, meta: Meta },
     /// `target` is 1 to 4,095 bytes without NUL; nothing else is sure of it.
     Symlink { path: RelPath, target: String },
     /// `file`'s bytes at `offset` are this chunk's. `index` counts up by one for each first occurrence
@@ -184,11 +184,12 @@ impl Walker {
             // Frames make chunks of a file's raw children, and shards are checked to be dag-pb when opened.
             return Err(DagFault::new(cid, Why::NotAFolder));
         };
-        // Some writers leave a link's size out or at zero: then it is not known.
-        let known = |len: &u64| *len > 0 || block::verify_block(cid, &[]).is_ok();
-        let size = identity_block(cid).map(|b| b.len() as u64).or(tsize.filter(known));
-        let file = self.new_file(cid, path, size, Meta::NONE, out)?;
-        self.place(cid, size, file, 0, out)
+        let tsize = tsize.filter(|len| (1..=MAX_BLOCK_LEN as u64).contains(len));
+        let empty = || tsize.is_none() && block::verify_block(cid, &[]).is_ok();
+        let len = identity_block(cid).map(|b| b.len() as u64).or_else(|| empty().then_some(0));
+        // What a folder's link claims of its entry binds nobody, and there are writers that get it wrong.
+        let file = self.new_file(cid, path, len.or(tsize), len.is_some(), Meta::NONE, out)?;
+        self.place(cid, len, file, 0, out)
     }
 
     fn new_file(
@@ -196,6 +197,7 @@ impl Walker {
         cid: &Cid,
         path: RelPath,
         size: Option<u64>,
+        sure: bool,
         meta: Meta,
         out: &mut Vec<Item>,
     ) -> Result<FileIndex, DagFault> {
@@ -203,7 +205,7 @@ impl Walker {
         let file = FileIndex(self.files);
         self.files += 1;
         self.size = self.size.saturating_add(size.unwrap_or(0));
-        out.push(Item::File { file, path, size, meta });
+        out.push(Item::File { file, path, size, sure, meta });
         Ok(file)
     }
 
@@ -233,7 +235,7 @@ impl Walker {
                 out.push(Item::Symlink { path, target });
             }
             Opened::File { path, size, meta, data } => {
-                let file = self.new_file(&cid, path, Some(size), meta, out)?;
+                let file = self.new_file(&cid, path, Some(size), true, meta, out)?;
                 push_inline(file, 0, data, out);
                 if let Some(frame) = &mut frame {
                     frame.set_file(file);

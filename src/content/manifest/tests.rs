@@ -32,14 +32,15 @@ fn big_file(dag: &mut Dag, profile: &Profile, count: u64) -> Built {
 
 fn file_item(path: &str, size: u64) -> Item {
     let path = RelPath::parse(path).unwrap();
-    Item::File { file: FileIndex(0), path, size: Some(size), meta: Meta::NONE }
+    Item::File { file: FileIndex(0), path, size: Some(size), sure: true, meta: Meta::NONE }
 }
 
 #[test]
 fn a_raw_root_is_one_file_with_one_chunk_of_unknown_length() {
     let root = some_raw(1);
     let items = Dag::default().walk(root).unwrap();
-    let file = Item::File { file: FileIndex(0), path: RelPath::root(), size: None, meta: Meta::NONE };
+    let (file, path) = (FileIndex(0), RelPath::root());
+    let file = Item::File { file, path, size: None, sure: false, meta: Meta::NONE };
     assert_eq!(items[0], file);
     assert_eq!(chunks(&items), [(0, true, None, 0, 0)]);
 }
@@ -125,12 +126,12 @@ fn identity_cids_are_read_out_of_the_links() {
 }
 
 #[test]
-fn a_raw_entry_without_a_size_is_of_unknown_length() {
+fn a_raw_entry_is_of_unknown_length_unless_it_is_empty() {
     let mut dag = Dag::default();
     let empty = cid_of(false, RAW, b"");
     let root = dag.node(&[("a", some_raw(1), 0), ("b", empty, 0), ("c", some_raw(2), 5)], b"\x08\x01");
     let sizes: Vec<_> = chunks(&dag.walk(root).unwrap()).iter().map(|c| c.2).collect();
-    assert_eq!(sizes, [None, Some(0), Some(5)]);
+    assert_eq!(sizes, [None, Some(0), None]);
 }
 
 #[test]
@@ -153,7 +154,7 @@ fn folders_symlinks_and_metadata_come_in_encoded_order() {
         Item::Dir { path: path(""), meta: Meta::NONE },
         Item::Symlink { path: path("link"), target: "../../etc/passwd".into() },
         Item::Dir { path: path("sub"), meta },
-        Item::File { file: FileIndex(0), path: path("sub/file"), size: Some(1), meta },
+        Item::File { file: FileIndex(0), path: path("sub/file"), size: Some(1), sure: true, meta },
         Item::Inline { file: FileIndex(0), offset: 0, data: Bytes::from_static(b"x") },
     ];
     assert_eq!(dag.walk(root).unwrap(), want);
@@ -307,8 +308,27 @@ fn lying_sizes_are_named() {
     let short = identity(RAW, b"abc");
     let id = dag.file(b"", &[(short, 4)]);
     assert_eq!(dag.fault(id), (short, Why::Size { claimed: 4, actual: 3 }));
-    let entry = dag.node(&[("a", leaf, 1 << 40)], b"\x08\x01");
-    assert_eq!(dag.fault(entry), (leaf, Why::BlockTooLong));
+}
+
+#[test]
+fn what_a_folder_claims_of_a_raw_entrys_size_is_a_hint_and_what_a_file_claims_is_not() {
+    let mut dag = Dag::default();
+    let leaf = some_raw(1);
+    let file = dag.file(b"", &[(leaf, 5)]);
+    for (claim, size) in [(3, Some(3)), (0, None), (2 * MIB, Some(2 * MIB)), (1 << 40, None)] {
+        let folder = dag.node(&[("a", leaf, claim), ("b", leaf, 7), ("c", file, 1)], b"\x08\x01");
+        let items = dag.walk(folder).unwrap();
+        let files = items.iter().filter_map(|item| match item {
+            Item::File { size, sure, .. } => Some((*size, *sure)),
+            _ => None,
+        });
+        assert_eq!(files.collect::<Vec<_>>(), [(size, false), (Some(7), false), (Some(5), true)]);
+        let want = [(0, true, None, 0, 0), (0, false, None, 1, 0), (0, false, Some(5), 2, 0)];
+        assert_eq!(chunks(&items), want, "{claim}");
+    }
+    let other = dag.file(b"", &[(leaf, 6)]);
+    let folder = dag.node(&[("a", file, 1), ("b", leaf, 7), ("c", other, 1)], b"\x08\x01");
+    assert_eq!(dag.fault(folder), (leaf, Why::TwoLengths));
 }
 
 #[test]

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::net::K;
+use super::net::{CHUNK, K};
 use super::one::*;
 use crate::bitfield::Bitfield;
 use crate::engine::*;
-use crate::units::{PeerKey, Time};
+use crate::units::{ContentKey, PeerKey, Time};
 
 #[test]
 fn the_first_request_goes_out_with_the_joined_event() {
@@ -483,4 +483,43 @@ fn the_ledger_survives_a_restart() {
     again.restore(kept);
     assert!(again.is_banned(PeerKey(2)));
     assert_eq!(again.ledger().find(|(k, _)| *k == PeerKey(1)).unwrap().1.taken, LEN);
+}
+
+#[test]
+fn what_was_asked_for_under_a_root_that_has_another_key_now_is_late_and_no_fault() {
+    let mut one = One::leech(1);
+    one.source(7);
+    one.content(K, ContentEvent::Removed);
+    let other = ContentKey(K.0 + 1);
+    one.content(other, ContentEvent::Added { want: true });
+    one.content(other, ContentEvent::Grew { count: 1, len: CHUNK });
+    one.content(other, ContentEvent::ManifestComplete);
+    let arrives = |one: &mut One| {
+        let arrival = one.e.handle_chunk(one.now, PeerKey(7), other, ix(0), LEN);
+        one.collect();
+        arrival
+    };
+    // What was cancelled is answered once: here with the chunk that was on its way.
+    assert_eq!(arrives(&mut one), Arrival::Late);
+    assert_eq!(arrives(&mut one), Arrival::Unasked);
+    let joined = PeerEvent::Joined { content: other, have: Bitfield::new(), complete: true };
+    assert_eq!(requests(one.peer(7, joined)), [(7, 0)]);
+    assert_eq!(arrives(&mut one), Arrival::Wanted);
+}
+
+#[test]
+fn a_refusal_of_what_was_cancelled_under_another_key_leaves_the_new_request() {
+    let mut one = One::leech(1);
+    one.source(7);
+    one.content(K, ContentEvent::Removed);
+    let other = ContentKey(K.0 + 1);
+    one.content(other, ContentEvent::Added { want: true });
+    one.content(other, ContentEvent::Grew { count: 1, len: CHUNK });
+    one.content(other, ContentEvent::ManifestComplete);
+    let joined = PeerEvent::Joined { content: other, have: Bitfield::new(), complete: true };
+    assert_eq!(requests(one.peer(7, joined)), [(7, 0)]);
+    one.peer(7, PeerEvent::Refused { content: other, chunk: ix(0), why: Refusal::Cancelled });
+    let arrival = one.e.handle_chunk(one.now, PeerKey(7), other, ix(0), LEN);
+    one.collect();
+    assert_eq!(arrival, Arrival::Wanted);
 }

@@ -30,6 +30,12 @@ impl Job {
         }
         job
     }
+
+    /// Frames as they are, to which no answer is awaited.
+    #[cfg(test)]
+    pub fn raw(protocol: StreamProtocol, frames: Vec<u8>) -> Job {
+        Job { protocol, frames, answer: false }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

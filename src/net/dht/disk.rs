@@ -2,7 +2,8 @@
 //!
 //! A file of its own: all in it may be lost without loss to anybody (it is learnt or told again), so it is
 //! thrown away when damaged, and its writes never stand between the index and the disk. One thread writes,
-//! in batches; the network task never waits for it.
+//! in batches; the network task never waits for it. It is opened for writing with the first batch: a process that
+//! fetches one thing from a peer that it was told has nothing to keep, and makes no disk sync anything.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -107,29 +108,50 @@ impl Disk {
 }
 
 fn run(path: &PathBuf, loaded: oneshot::Sender<Kept>, todo: &Receiver<Batch>) {
-    let opened = open(path).or_else(|error| {
-        tracing::warn!("{}: {error}; it is made anew", path.display());
-        std::fs::remove_file(path).map_err(redb::Error::Io)?;
-        open(path)
-    });
-    let db = match opened {
-        Ok((db, kept)) => {
-            let _ = loaded.send(kept); // the node may have ended already
-            db
-        }
+    let (mut db, kept) = match read_before(path) {
+        Ok(kept) => (None, kept),
         Err(error) => {
-            tracing::warn!("{}: {error}; the DHT's state will not be kept", path.display());
-            return;
+            tracing::warn!("{}: {error}; it is made anew", path.display());
+            let anew = std::fs::remove_file(path).map_err(redb::Error::Io).and_then(|()| open(path));
+            match anew {
+                Ok(db) => (Some(db), Kept::default()),
+                Err(error) => return not_kept(path, &error),
+            }
         }
     };
+    let _ = loaded.send(kept); // the node may have ended already
     while let Ok(batch) = todo.recv() {
-        if let Err(error) = write(&db, &batch) {
+        if batch.is_empty() {
+            continue;
+        }
+        let opened = match db.take().map_or_else(|| open(path), Ok) {
+            Ok(opened) => opened,
+            Err(error) => return not_kept(path, &error),
+        };
+        if let Err(error) = write(&opened, &batch) {
             tracing::warn!("{}: {error}", path.display());
         }
+        db = Some(opened);
     }
 }
 
-fn open(path: &Path) -> Result<(Database, Kept), redb::Error> {
+fn not_kept(path: &Path, error: &redb::Error) {
+    tracing::warn!("{}: {error}; the DHT's state will not be kept", path.display());
+}
+
+/// What an earlier run kept. A file that was not closed has to be mended first, which is to write to it.
+fn read_before(path: &Path) -> Result<Kept, redb::Error> {
+    if !path.exists() {
+        return Ok(Kept::default());
+    }
+    match Database::builder().set_cache_size(CACHE).open_read_only(path) {
+        Ok(db) => read(&db),
+        Err(redb::DatabaseError::RepairAborted) => read(&open(path)?),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn open(path: &Path) -> Result<Database, redb::Error> {
     let db = Database::builder().set_cache_size(CACHE).create(path)?;
     let txn = db.begin_write()?;
     txn.open_table(OWN)?;
@@ -139,11 +161,10 @@ fn open(path: &Path) -> Result<(Database, Kept), redb::Error> {
     txn.open_table(TABLE)?;
     txn.open_table(META)?;
     txn.commit()?;
-    let kept = read(&db)?;
-    Ok((db, kept))
+    Ok(db)
 }
 
-fn read(db: &Database) -> Result<Kept, redb::Error> {
+fn read(db: &impl ReadableDatabase) -> Result<Kept, redb::Error> {
     let txn = db.begin_read()?;
     let mut kept = Kept::default();
     for item in txn.open_table(OWN)?.iter()? {
@@ -298,5 +319,23 @@ mod tests {
         let (disk, kept) = Disk::open(dir.path()).unwrap();
         assert!(kept.await.unwrap().own.is_empty());
         disk.close(Batch::default()).await;
+    }
+
+    #[tokio::test]
+    async fn who_has_nothing_to_keep_does_not_touch_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        let (disk, kept) = Disk::open(dir.path()).unwrap();
+        assert!(kept.await.unwrap().own.is_empty());
+        disk.close(Batch::default()).await;
+        assert!(!path.exists());
+        let (disk, _) = Disk::open(dir.path()).unwrap();
+        let told = vec![Entry { name: b"n".to_vec(), told: 7, depth: 3 }];
+        disk.close(Batch { told: told.clone(), ..Batch::default() }).await;
+        let written = (std::fs::read(&path).unwrap(), path.metadata().unwrap().modified().unwrap());
+        let (disk, kept) = Disk::open(dir.path()).unwrap();
+        assert_eq!(kept.await.unwrap().own, told);
+        disk.close(Batch::default()).await;
+        assert!(written == (std::fs::read(&path).unwrap(), path.metadata().unwrap().modified().unwrap()));
     }
 }

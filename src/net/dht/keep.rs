@@ -29,6 +29,7 @@ pub struct Keeping {
     disk: Option<Disk>,
     loading: Option<oneshot::Receiver<Kept>>,
     batch: Batch,
+    started: Option<Instant>,
     next: Option<Instant>,
     snapshot: Option<Instant>,
     /// When each key was told, of those that are not provided again yet.
@@ -45,6 +46,7 @@ impl Keeping {
             Some(Ok((disk, loading))) => {
                 keeping.disk = Some(disk);
                 keeping.loading = Some(loading);
+                keeping.started = Some(now);
                 keeping.next = Some(now + WRITE);
                 keeping.snapshot = Some(now + SNAPSHOT);
                 keeping.forget = Some(now + FORGET);
@@ -172,11 +174,16 @@ impl Task {
         }
     }
 
-    /// The end: what is known now is there at the next start.
+    /// The end: what is known now is there at the next start. A process that ran for a moment and met nobody of the
+    /// public DHT has learnt nothing that is worth waiting for the disk.
     pub(in crate::net) async fn keep_last(&mut self) {
         let mut batch = self.last_batch();
-        if !self.dht.keeping.is_loading() {
-            batch.table = Some(self.table());
+        let table = self.table();
+        let brief = self.dht.keeping.started.is_some_and(|at| at.elapsed() < WRITE);
+        if brief && !table.iter().any(|(network, ..)| *network == Network::Wan) {
+            batch = Batch::default();
+        } else if !self.dht.keeping.is_loading() {
+            batch.table = Some(table);
         }
         if let Some(disk) = self.dht.keeping.disk.take() {
             disk.close(batch).await;

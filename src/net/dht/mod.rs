@@ -4,6 +4,7 @@
 //! walks of our own (`walks`): look-ups of providers (`find`), and the sweep that tells what we provide
 //! (`provide`).
 
+mod ask_back;
 mod disk;
 mod find;
 mod keep;
@@ -103,7 +104,11 @@ impl Task {
     }
 
     /// The peers of the routing table that are closest to a key, with their addresses.
-    fn seeds(&mut self, n: Network, target: &[u8]) -> Vec<(Heard<PeerId>, Vec<Multiaddr>)> {
+    pub(in crate::net) fn seeds(
+        &mut self,
+        n: Network,
+        target: &[u8],
+    ) -> Vec<(Heard<PeerId>, Vec<Multiaddr>)> {
         let local = *self.swarm.local_peer_id();
         let Some(kad) = self.kad(n) else { return Vec::new() };
         let key = kad::KBucketKey::new(target.to_vec());

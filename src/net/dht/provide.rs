@@ -9,7 +9,7 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::sync::oneshot;
 
 use super::walks::Purpose;
-use super::{BOTH, Network, unix_now};
+use super::{BOTH, Network, ask_back, unix_now};
 use crate::content::Hash;
 use crate::dht::sweep::{self, Region, Sweep};
 use crate::dht::{K, Key};
@@ -45,8 +45,10 @@ pub struct ProvideStatus {
     pub servers: usize,
     /// Others may ask us: we are a server ourselves.
     pub server: bool,
-    /// Provider records that we keep for others.
+    /// Provider records that we keep for others, and values.
     pub stored: usize,
+    #[serde(default)]
+    pub values: usize,
 }
 
 /// What came of telling one content now.
@@ -100,8 +102,7 @@ struct Once {
     peers: Vec<(PeerId, Vec<Multiaddr>)>,
     result: Provided,
     running: usize,
-    asking_back: bool,
-    reply: Option<oneshot::Sender<Provided>>,
+    reply: oneshot::Sender<Provided>,
 }
 
 impl Providing {
@@ -196,9 +197,9 @@ impl Task {
             let status = self.dht.providing(n).status();
             let Some(kad) = self.kad(n) else { return status };
             let server = kad.inner.mode() == libp2p::kad::Mode::Server;
-            let stored = kad.inner.store_mut().stored();
+            let (stored, values) = kad.inner.store_mut().stored();
             let servers = kad.inner.kbuckets().map(|b| b.num_entries()).sum();
-            ProvideStatus { servers, server, stored, ..status }
+            ProvideStatus { servers, server, stored, values, ..status }
         })
     }
 
@@ -382,8 +383,7 @@ impl Task {
                 peers: Vec::new(),
                 result: Provided::default(),
                 running: 0,
-                asking_back: false,
-                reply: Some(reply),
+                reply,
             };
             providing.once.insert(id, once);
             match self.begin_walk(n, name.clone(), K, Purpose::Once(id)) {
@@ -397,49 +397,44 @@ impl Task {
         let Some(once) = self.dht.providing(n).once.get_mut(&id) else { return };
         once.result.closest = closest.len();
         once.peers = closest;
-        let request = Request::AddProvider { key: once.name.clone(), us: self.us(n) };
-        self.once_ask(n, id, &request);
-    }
-
-    fn once_ask(&mut self, n: Network, id: OnceId, request: &Request) {
-        let Some(once) = self.dht.providing(n).once.get_mut(&id) else { return };
+        once.running = once.peers.len();
         let peers = once.peers.clone();
-        once.running = peers.len();
+        let request = Request::AddProvider { key: once.name.clone(), us: self.us(n) };
         for (peer, addrs) in &peers {
-            let ask = self.swarm.behaviour_mut().ask.ask(*peer, addrs, Job::new(n.protocol(), [request]));
+            let ask = self.swarm.behaviour_mut().ask.ask(*peer, addrs, Job::new(n.protocol(), [&request]));
             self.dht.providing(n).once_asks.insert(ask, id);
         }
         self.once_over(n, id);
     }
 
     fn once_asked(&mut self, n: Network, id: OnceId, result: Result<Answer, String>) {
-        let local = self.swarm.local_peer_id().to_bytes();
         let Some(once) = self.dht.providing(n).once.get_mut(&id) else { return };
         once.running -= 1;
-        if let Ok(answer) = result {
-            match &mut once.result.hold {
-                Some(hold) => *hold += usize::from(answer.providers.iter().any(|p| p.id == local)),
-                None => once.result.told += 1,
-            }
-        }
+        once.result.told += usize::from(result.is_ok());
         self.once_over(n, id);
     }
 
     fn once_over(&mut self, n: Network, id: OnceId) {
-        let Some(once) = self.dht.providing(n).once.get_mut(&id) else { return };
-        if once.running > 0 {
+        let local = *self.swarm.local_peer_id();
+        let once = &mut self.dht.providing(n).once;
+        if once.get(&id).is_none_or(|o| o.running > 0) {
             return;
         }
-        if once.verify && !once.asking_back {
-            once.asking_back = true;
-            once.result.hold = Some(0);
-            let request = Request::GetProviders(once.name.clone());
-            return self.once_ask(n, id, &request);
+        let Some(Once { name, verify, peers, mut result, mut reply, .. }) = once.remove(&id) else { return };
+        // Whoever asked may have gone.
+        if !verify {
+            let _ = reply.send(result);
+            return;
         }
-        if let Some(mut once) = self.dht.providing(n).once.remove(&id)
-            && let Some(reply) = once.reply.take()
-        {
-            let _ = reply.send(once.result); // whoever asked may have gone
-        }
+        tokio::spawn(async move {
+            tokio::select! {
+                held = ask_back::holders(n, name, local, peers) => match held {
+                    Ok(held) => result.hold = Some(held),
+                    Err(e) => tracing::warn!("the servers are not asked back: {e}"),
+                },
+                () = reply.closed() => return,
+            }
+            let _ = reply.send(result);
+        });
     }
 }

@@ -100,9 +100,9 @@ impl Records {
         self.local
     }
 
-    /// Provider records of others.
-    pub fn stored(&self) -> usize {
-        self.count
+    /// Provider records of others, and values.
+    pub fn stored(&self) -> (usize, usize) {
+        (self.count, self.values.len())
     }
 
     /// What has changed since the last time.

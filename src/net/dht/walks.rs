@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use libp2p::{Multiaddr, PeerId};
 
 use super::{Network, find, heard, provide};
-use crate::dht::{K, Key, Lookup, sweep};
+use crate::dht::{Ask, K, Key, Lookup, sweep};
 use crate::net::ask::{self, AskId, Job};
 use crate::net::dht::records::MAX_ADDRS;
 use crate::net::task::Task;
@@ -110,8 +110,9 @@ impl Task {
         let Some(walk) = self.dht.walks.walks.get_mut(&id) else { return };
         let over = walk.now(now) >= MAX_TIME;
         let ask = &mut self.swarm.behaviour_mut().ask;
-        while !over && let Some(peer) = walk.lookup.next(walk.began.elapsed()) {
-            let job = Job::new(walk.network.protocol(), [&walk.request]);
+        while !over && let Some(Ask { peer, about }) = walk.lookup.next(walk.began.elapsed()) {
+            let nearby = about.map(Request::FindNode);
+            let job = Job::new(walk.network.protocol(), [nearby.as_ref().unwrap_or(&walk.request)]);
             let addrs = walk.addrs.get(&peer).map_or(&[][..], Vec::as_slice);
             self.dht.walks.asks.insert(ask.ask(peer, addrs, job), (id, peer));
         }

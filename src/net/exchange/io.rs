@@ -12,7 +12,7 @@ use super::upgrade::Opened;
 use crate::net::api::{Inbound, Outgoing};
 use crate::net::pool::BufPool;
 use crate::wire::WireError;
-use crate::wire::exchange::Message;
+use crate::wire::exchange::{MAX_HEADER, Message};
 use crate::wire::frame::FrameBuf;
 
 /// What is read at once of control messages and headers.
@@ -167,6 +167,7 @@ pub async fn read_control(context: Context, from: Opened) -> End {
 /// Reads answers and their blocks until the stream ends.
 pub async fn read_data(context: Context, from: Opened) -> End {
     let Opened { mut stream, mut buf, .. } = from;
+    buf.limit(MAX_HEADER);
     let Context { peer, link, .. } = context;
     let read = async {
         let mut some = vec![0; READ_LEN];

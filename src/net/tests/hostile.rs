@@ -254,9 +254,11 @@ async fn a_second_pair_beside_a_link() {
 
 #[tokio::test]
 async fn an_oversized_frame() {
-    // A length of 2 MiB - 1 in three bytes.
-    let what = after_hello(0, &[0xff, 0xff, 0x7f]).await;
-    assert!(what.contains("more than the 524288 allowed"), "{what}");
+    // A length of 4 MiB + 1 in four bytes, and of 16 KiB + 1 on the data stream.
+    let what = after_hello(0, &[0x81, 0x80, 0x80, 0x02]).await;
+    assert_eq!(what, "a frame of 4194305 bytes, more than is allowed");
+    let what = after_hello(1, &[0x81, 0x80, 0x01]).await;
+    assert_eq!(what, "a frame of 16385 bytes, more than is allowed");
 }
 
 #[tokio::test]

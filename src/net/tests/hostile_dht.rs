@@ -23,6 +23,7 @@ use crate::net::behaviour::LAN_KAD;
 use crate::net::bitswap;
 use crate::net::dht::ProvideStatus;
 use crate::wire::kad::{Request, Told};
+use libp2p::identity::PublicKey;
 
 /// Names these protocols, which may change.
 #[derive(Clone)]
@@ -142,12 +143,15 @@ fn hostile(names: usize, addresses: usize) -> Swarm<Hostile> {
 
 /// Says it all on streams of `a_stream` requests each, and waits until all are over; how many went well.
 async fn say(swarm: &mut Swarm<Hostile>, to: &Node, requests: &[Request], a_stream: usize) -> usize {
-    let (mut chunks, mut running, mut good) = (requests.chunks(a_stream), 0, 0);
+    run(swarm, to, requests.chunks(a_stream).map(|some| Job::new(LAN_KAD, some))).await
+}
+
+async fn run(swarm: &mut Swarm<Hostile>, to: &Node, mut jobs: impl Iterator<Item = Job>) -> usize {
+    let (mut running, mut good) = (0, 0);
     loop {
         while running < 4
-            && let Some(some) = chunks.next()
+            && let Some(job) = jobs.next()
         {
-            let job = Job::new(LAN_KAD, some);
             swarm.behaviour_mut().ask.ask(to.id(), &[to.addr()], job);
             running += 1;
         }
@@ -238,6 +242,45 @@ async fn a_flood_of_a_hundred_thousand_records_changes_nothing_in_our_own_provid
     while status(&node).await.stored == after.stored {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// PUT_VALUE of the `n`-th of many public keys under its own hash, which is valid.
+fn put_value(n: u32) -> Vec<u8> {
+    let field = |tag: u8, bytes: &[u8]| [&[tag, bytes.len() as u8], bytes].concat(); // all shorter than 128
+    // An RSA key is taken as it is: a sequence of two numbers, in a bit string, under the name of RSA.
+    let number = [&[0x02, 20, 0x7f], &[7; 15][..], &n.to_be_bytes()].concat();
+    let numbers = field(0x30, &[&number[..], &[0x02, 3, 1, 0, 1]].concat());
+    let rsa = [0x30, 13, 0x06, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1, 5, 0];
+    let info = field(0x30, &[&rsa[..], &field(0x03, &[&[0], &numbers[..]].concat())].concat());
+    let value = [&[0x08, 0], &field(0x12, &info)[..]].concat();
+    let peer = PublicKey::try_decode_protobuf(&value).unwrap().to_peer_id();
+    let key = [b"/pk/", &peer.to_bytes()[..]].concat();
+    let record = field(0x1a, &[field(0x0a, &key), field(0x12, &value)].concat());
+    let message = [&[0x08, 0], &field(0x12, &key)[..], &record].concat();
+    let len = message.len();
+    [&[len as u8 | 0x80, (len >> 7) as u8], &message[..]].concat() // from 128 to 16,383
+}
+
+#[tokio::test]
+async fn a_flood_of_a_hundred_thousand_values_changes_nothing_in_our_own_providing() {
+    let node = Node::new(TCP).await;
+    let ours = hash(u32::MAX);
+    node.tell(Command::Provide { hashes: vec![ours] }).await;
+    let mut flooder = hostile(0, 0);
+    // Each is answered with as much, which nobody reads: a stream takes what its window does.
+    let jobs = (0..1_000).map(|n| {
+        let frames = (n * 100..(n + 1) * 100).flat_map(put_value).collect();
+        Job::raw(LAN_KAD, frames)
+    });
+    let good = run(&mut flooder, &node, jobs).await;
+    let after = status(&node).await;
+    assert!(good > 0 && after.values > 0, "nothing arrived");
+    assert!(after.values <= 1_024, "{} values", after.values);
+    assert_eq!((after.keys, after.stored), (1, 0));
+    let mut honest = Node::new(TCP).await;
+    honest.connect(&node).await;
+    honest.event(|e| matches!(e, Event::Identified { .. }).then_some(())).await;
+    while !providers(&mut honest, &ours).await.iter().any(|(p, _)| *p == node.id()) {}
 }
 
 #[tokio::test]

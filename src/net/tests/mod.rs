@@ -5,6 +5,7 @@ mod dht;
 mod exchange;
 mod hostile;
 mod hostile_dht;
+mod huge_keys;
 mod ping;
 mod transport;
 

@@ -15,12 +15,13 @@ use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::{PeerId, Transport, dns, noise, quic, tcp};
 
-pub use security::Secured;
+pub use security::{Secured, Security};
+#[cfg(test)]
+pub use tls::Tls;
 
 use super::NetError;
 use first::TcpFirst;
 use muxer::Yamux;
-use security::Security;
 
 /// Whether this CPU encrypts AES in hardware: then AES is several times as fast as ChaCha20.
 fn has_aes() -> bool {

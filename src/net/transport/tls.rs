@@ -15,7 +15,7 @@ use futures_rustls::rustls::client::danger::{
 use futures_rustls::rustls::client::{ClientConfig, ResolvesClientCert};
 use futures_rustls::rustls::crypto::ring::{self, cipher_suite};
 use futures_rustls::rustls::crypto::{CryptoProvider, SupportedKxGroup};
-use futures_rustls::rustls::pki_types::{CertificateDer, IpAddr, ServerName, UnixTime};
+use futures_rustls::rustls::pki_types::{CertificateDer, IpAddr, PrivateKeyDer, ServerName, UnixTime};
 use futures_rustls::rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use futures_rustls::rustls::server::{ClientHello, ResolvesServerCert, ServerConfig};
 use futures_rustls::rustls::sign::CertifiedKey;
@@ -47,7 +47,19 @@ impl Tls {
     /// The key cannot sign a certificate.
     pub fn new(key: &Keypair, aes: bool) -> Result<Tls, io::Error> {
         let (cert, private) = certificate::generate(key).map_err(io::Error::other)?;
-        let signer = ring::sign::any_ecdsa_type(&private).map_err(io::Error::other)?;
+        Tls::with(cert, &private, aes)
+    }
+
+    /// The same with a certificate and its key, whatever the one says.
+    ///
+    /// # Errors
+    /// The key is of another kind than libp2p's.
+    pub fn with(
+        cert: CertificateDer<'static>,
+        private: &PrivateKeyDer<'static>,
+        aes: bool,
+    ) -> Result<Tls, io::Error> {
+        let signer = ring::sign::any_ecdsa_type(private).map_err(io::Error::other)?;
         let identity = Arc::new(Identity(Arc::new(CertifiedKey::new(vec![cert], signer))));
         let provider = Arc::new(provider(aes));
         let mut client = ClientConfig::builder_with_provider(Arc::clone(&provider))

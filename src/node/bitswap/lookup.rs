@@ -91,11 +91,11 @@ impl Driver {
         }
     }
 
-    /// A content that does not seed is as good as not here.
+    /// A content that does not seed, or is paused, is as good as not here.
     fn served(&mut self) -> Arc<BTreeSet<ContentKey>> {
         let contents = &self.contents;
         let all =
-            || contents.iter().filter(|(_, c)| c.seeding && c.parts.is_none()).map(|(k, _)| k).collect();
+            || contents.iter().filter(|(_, c)| c.serves() && c.parts.is_none()).map(|(k, _)| k).collect();
         self.bitswap.lookups.served.get_or_insert_with(|| Arc::new(all())).clone()
     }
 

@@ -292,7 +292,7 @@ impl Driver {
         }
         for (content, chunks) in requests {
             match self.contents.get(content) {
-                Some(c) if c.seeding => {}
+                Some(c) if c.serves() => {}
                 _ => {
                     chunks
                         .into_iter()

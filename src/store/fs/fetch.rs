@@ -51,6 +51,9 @@ impl FsStore {
     fn begin_again(&self, c: &Arc<Content>, new: &NewFetch) -> Result<ContentKey, StoreError> {
         self.ready(c.key)?;
         if !c.state().rec.complete {
+            if let Some(key) = self.adopt_instead(c, new)? {
+                return Ok(key);
+            }
             {
                 let mut s = c.state();
                 s.rec.force |= new.force;
@@ -73,6 +76,26 @@ impl FsStore {
         }
         self.restart(c, new)?;
         Ok(c.key)
+    }
+
+    /// A fetch of which nothing lies at its `.part` finds its content at the destination: an index from before
+    /// its end was put back, or somebody else has brought it. It is hashed, and is what the fetch was for.
+    fn adopt_instead(&self, c: &Content, new: &NewFetch) -> Result<Option<ContentKey>, StoreError> {
+        if exists(&part_path(&new.dest)) || !exists(&new.dest) {
+            return Ok(None);
+        }
+        let (name, force) = {
+            let s = c.state();
+            (new.name.clone().or(s.rec.name.clone()), new.force || s.rec.force)
+        };
+        let adopted = import::adopt(self, &new.dest, &new.root, name)?;
+        if adopted.is_none() && !force {
+            return Err(StoreError::Exists { path: new.dest.clone() });
+        }
+        if adopted.is_some() {
+            self.remove_content(c.key, false)?;
+        }
+        Ok(adopted)
     }
 
     /// A complete content whose files are gone or given up becomes a fetch again.

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use crate::content::manifest::Meta;
 
-use super::super::records::{EntryRec, FileRec};
+use super::super::records::{ContentRec, EntryRec, FileRec};
 use super::super::signature::Signature;
 use super::super::tree::Root;
 use super::super::{StoreError, index};
@@ -24,6 +24,14 @@ enum Top {
     File,
     Folder,
     Symlink(String),
+}
+
+/// The rename to come.
+struct Move<'a> {
+    part: &'a Path,
+    dest: &'a Path,
+    /// Replace what is at the destination.
+    force: bool,
 }
 
 /// Inodes seen so far: two entries with one inode fell together.
@@ -49,21 +57,20 @@ impl FsStore {
         }
         let top = self.top(c)?;
         let root = self.root(c, !matches!(top, Top::Folder), true)?;
-        let mut sigs = self.complete_part(c, &root, &top)?;
+        let sigs = self.complete_part(c, &root, &top)?;
         self.sync_content(c)?;
         self.restore_folders(c, &root)?;
-        rename(&part, &dest, force)?;
-        if let Top::File = top {
-            // Renaming a file changes its ctime.
-            let stat = rustix::fs::lstat(&dest).map_err(|e| StoreError::io(&dest, e))?;
-            sigs = vec![Signature::of(&stat)];
-        }
-        if !matches!(top, Top::File) || c.state().rec.part_id.is_none() {
-            // The rename has to be durable before the commit, except that of a file, all of which was synced: by its
-            // id the next start knows a `.part` again whose rename a power cut undid, and renames it once more.
+        let file = matches!(top, Top::File);
+        if !file {
+            // The names in it, before a commit that speaks of them; a single file's went with its bytes.
             sync_folder(&dest)?;
         }
-        self.commit_finished(c, &sigs)?;
+        self.commit_finished(c, &sigs, &Move { part: &part, dest: &dest, force })?;
+        if file {
+            self.note_new_ctime(c, &dest)?;
+        } else {
+            sync_folder(&dest)?;
+        }
         Ok(dest)
     }
 
@@ -120,9 +127,9 @@ impl FsStore {
         rec: &FileRec,
         umask: u32,
     ) -> Result<Signature, StoreError> {
-        let len = match rec.size {
+        let len = match rec.size.filter(|_| !rec.guess) {
             Some(len) => len,
-            // Nobody claims how long it is: it is one chunk.
+            // Nobody can say how long it is: it is one chunk.
             None => self.chunk_len(c, rec.first)?,
         };
         let stat = match root.stat(&rec.path) {
@@ -208,18 +215,24 @@ impl FsStore {
         Ok(())
     }
 
-    fn commit_finished(&self, c: &Content, sigs: &[Signature]) -> Result<(), StoreError> {
+    /// Commits that the content is complete, then renames it. A kill in between, or a power cut that undoes the
+    /// rename, leaves a `.part` that the next start knows by its id, and renames. The other way round there would be
+    /// a moment at which nothing tells what lies at the final path from any file of the user's.
+    fn commit_finished(&self, c: &Content, sigs: &[Signature], to: &Move<'_>) -> Result<(), StoreError> {
         let _layout = c.changing();
-        let now = self.now();
+        let lies = rustix::fs::lstat(to.part).map_err(|e| StoreError::io(to.part, e))?;
+        let part_id = Some((Signature::of(&lies).dev, Signature::of(&lies).ino));
         let (frames, lens, rec) = {
-            let mut s = c.state();
-            (s.rec.complete, s.rec.dirty, s.rec.held_all) = (true, false, true);
-            (s.rec_dirty, s.held_dirty) = (false, BTreeSet::new());
-            let lens = s.lens.clone();
-            s.lens_dirty.clear();
-            s.proved = Default::default();
-            (s.frames.clone(), lens, s.rec.clone())
+            let s = c.state();
+            let known = s.rec.clone();
+            // Exactly, where it was a guess before.
+            let size: u64 = sigs.iter().map(|sig| sig.size).sum();
+            let held_bytes = size.saturating_sub(known.inline_bytes);
+            let rec = ContentRec { complete: true, dirty: false, held_all: true, part_id, ..known };
+            let rec = ContentRec { size, held_bytes, ..rec };
+            (s.frames.clone(), s.lens.clone(), rec)
         };
+        let now = self.now();
         let done = self.index.write(true, |w| {
             let bytes: Vec<(u32, Vec<u8>)> = frames.iter().map(|(n, f)| (*n, f.encode())).collect();
             index::put_frames(w, c.key, bytes.iter().map(|(n, b)| (*n, b.as_slice())))?;
@@ -227,26 +240,40 @@ impl FsStore {
             layout::edit_files(w, c.key, 0..rec.files, &mut |n, file| {
                 file.sig = sigs.get(n as usize).copied();
                 file.young = file.sig.is_none_or(|sig| sig.too_young(now));
-                file.size = file.size.or(file.sig.map(|sig| sig.size));
+                (file.size, file.guess) = (file.sig.map(|sig| sig.size), false);
             })?;
             index::drop_held(w, c.key)?;
             index::index_blocks(w, c.key, rec.chunks)?;
             index::put_content(w, c.key, &rec)
         });
+        let done = done.and_then(|()| rename(to.part, to.dest, to.force));
         self.chunk_pages.forget_content(c.key);
         self.file_pages.forget_content(c.key);
         self.files.forget_content(c.key);
         let mut s = c.state();
         if done.is_ok() {
+            (s.rec.complete, s.rec.dirty, s.rec.held_all, s.rec.part_id) = (true, false, true, part_id);
+            (s.rec.size, s.rec.held_bytes) = (rec.size, rec.held_bytes);
+            (s.rec_dirty, s.held_dirty, s.lens_dirty) = (false, BTreeSet::new(), BTreeSet::new());
+            s.proved = Default::default();
             s.frames.clear();
         } else {
-            // It stands at its final path, which the next start finds out by itself.
-            (s.rec.complete, s.rec.dirty, s.rec.held_all) = (false, true, false);
+            // The index may say that it is complete, and what is held is not in it any more.
             s.rec_dirty = true;
             s.all_pages_dirty();
             self.unsaved.store(true, Ordering::Release);
         }
         done
+    }
+
+    /// Renaming a file changes its ctime. That is worth no sync: without it the file is hashed once more.
+    fn note_new_ctime(&self, c: &Content, dest: &Path) -> Result<(), StoreError> {
+        let stat = rustix::fs::lstat(dest).map_err(|e| StoreError::io(dest, e))?;
+        let (sig, now) = (Signature::of(&stat), self.now());
+        let note = &mut |_, file: &mut FileRec| (file.sig, file.young) = (Some(sig), sig.too_young(now));
+        self.index.write(false, |w| layout::edit_files(w, c.key, [0], note))?;
+        self.file_pages.forget_content(c.key);
+        Ok(())
     }
 }
 

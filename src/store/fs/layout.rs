@@ -89,12 +89,14 @@ pub struct Applied {
 }
 
 /// Writes the records of items, in the manifest's order, and counts them in `rec`. Items known already change nothing.
+/// `came` says how long a chunk was that has come and is not on record yet.
 pub fn apply(
     w: &WriteTransaction,
     key: ContentKey,
     rec: &mut ContentRec,
     items: &[Item],
     sigs: Option<Signatures<'_>>,
+    came: &dyn Fn(u32) -> Option<u64>,
 ) -> Result<Applied, StoreError> {
     let mut chunks = Editor::<ChunkRec>::new(w, key);
     let mut files = Editor::<FileRec>::new(w, key);
@@ -111,15 +113,19 @@ pub fn apply(
                 safe(path)?;
                 index::put_entry(w, key, path, &EntryRec::Symlink { target: target.clone() })?;
             }
-            Item::File { file, path, size, meta } if file.0 >= rec.files => {
+            Item::File { file, path, size, sure, meta } if file.0 >= rec.files => {
                 if file.0 != rec.files {
                     return Err(StoreError::OutOfOrder("a file is left out"));
                 }
                 let path = path.as_str();
                 safe(path)?;
                 let sig = sigs.and_then(|find| find(path));
-                let size = size.or(sig.map(|s| s.0.size));
-                files.push(file.0, new_file(path, size, *meta, sig))?;
+                // Of our own file the size is what was seen.
+                let (size, guess) = match sig {
+                    Some((sig, _)) if !sure => (Some(sig.size), false),
+                    _ => (*size, !sure),
+                };
+                files.push(file.0, FileRec { guess, ..new_file(path, size, *meta, sig) })?;
                 rec.files += 1;
                 rec.size = rec.size.saturating_add(size.unwrap_or(0));
             }
@@ -141,6 +147,8 @@ pub fn apply(
                     rec.chunks += 1;
                 } else if !repeat(w, key, &mut chunks, rec.chunks, *index, place, &mut done)? {
                     continue;
+                } else if let Some(len) = spec.len {
+                    claim(&mut chunks, *index, len, came)?;
                 }
                 place_run(w, key, &mut files, place, index.get())?;
             }
@@ -170,6 +178,7 @@ fn new_file(path: &str, size: Option<u64>, meta: Meta, sig: Option<(Signature, b
     FileRec {
         path: path.to_owned(),
         size,
+        guess: false,
         meta,
         sig: sig.map(|s| s.0),
         young: sig.is_some_and(|s| s.1),
@@ -215,6 +224,22 @@ fn repeat(
     }
     done.repeats.push((chunk.get(), place));
     Ok(true)
+}
+
+/// A place of a chunk says how long it is: where nothing was known of that, this is what it has to be from now on.
+fn claim(
+    chunks: &mut Editor<'_, ChunkRec>,
+    chunk: ChunkIndex,
+    len: u64,
+    came: &dyn Fn(u32) -> Option<u64>,
+) -> Result<(), StoreError> {
+    match chunks.get(chunk.get())?.len.or_else(|| came(chunk.get())) {
+        None => chunks.edit(chunk.get(), |rec| rec.len = Some(len)),
+        Some(known) if known == len => Ok(()),
+        Some(known) => {
+            Err(StoreError::Dag(format!("chunk {chunk} has {known} bytes, and {len} in another place")))
+        }
+    }
 }
 
 /// Adds a chunk to its file's runs: it lengthens the last one if its number is the next.
@@ -289,7 +314,9 @@ impl FsStore {
         let mut rec = c.state().rec.clone();
         let before = rec.chunks;
         let done = self.index.write(false, |w| {
-            let done = apply(w, c.key, &mut rec, items, None)?;
+            // What came since the last checkpoint is as long as it is.
+            let came = |chunk: u32| c.state().lens.get(&chunk).copied();
+            let done = apply(w, c.key, &mut rec, items, None, &came)?;
             index::put_content(w, c.key, &rec)?;
             Ok(done)
         })?;
@@ -300,7 +327,6 @@ impl FsStore {
                 held_bytes: s.rec.held_bytes,
                 changed: s.rec.changed.clone(),
                 seeding: s.rec.seeding,
-                part_id: s.rec.part_id,
                 manifest_complete: s.rec.manifest_complete,
                 ..rec
             };

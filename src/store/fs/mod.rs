@@ -192,9 +192,6 @@ impl FsStore {
         }
         let place = c.state().place();
         let root = Arc::new(self.open_root(&place, single, make)?);
-        if make && !single {
-            self.note_part(c, &rustix::fs::fstat(root.dir()).map_err(|e| StoreError::io(&place, e))?);
-        }
         self.files.put_root(c.key, root.clone());
         Ok(root)
     }
@@ -214,16 +211,6 @@ impl FsStore {
         Root::tree(place, self.opts.fold_case)
     }
 
-    /// Remembers which file or folder is the `.part`.
-    fn note_part(&self, c: &Content, stat: &rustix::fs::Stat) {
-        let s = super::Signature::of(stat);
-        let mut state = c.state();
-        if state.rec.part_id.is_none() {
-            state.rec.part_id = Some((s.dev, s.ino));
-            state.rec_dirty = true;
-        }
-    }
-
     /// An open file of a content, from those kept open if it is there.
     fn handle(&self, c: &Content, file: u32, rec: &FileRec, write: bool) -> Result<Arc<Handle>, StoreError> {
         if let Some(h) = self.files.get(c.key, file, write) {
@@ -233,9 +220,6 @@ impl FsStore {
         let root = self.root(c, single, write)?;
         let opened = if write { root.open_write(&rec.path)? } else { root.open_read(&rec.path)? };
         let h = Arc::new(Handle { file: opened, writable: write, path: root.full(&rec.path) });
-        if write && single {
-            self.note_part(c, &rustix::fs::fstat(&h.file).map_err(|e| StoreError::io(&h.path, e))?);
-        }
         self.files.put(c.key, file, h.clone());
         Ok(h)
     }

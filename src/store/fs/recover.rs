@@ -31,9 +31,8 @@ impl FsStore {
         if c.ready.load(Ordering::Acquire) {
             return Ok(());
         }
-        if !c.state().rec.complete && self.was_renamed(c) {
-            self.adopt_renamed(c)?;
-        } else if c.state().rec.complete {
+        let complete = c.state().rec.complete;
+        if complete {
             self.rename_again(c)?;
             self.check_signatures(c)?;
         } else {
@@ -44,17 +43,8 @@ impl FsStore {
         Ok(())
     }
 
-    /// The process stopped between renaming the `.part` and the commit that says so.
-    fn was_renamed(&self, c: &Content) -> bool {
-        let s = c.state();
-        let Origin::Fetched { path } = &s.rec.origin else { return false };
-        let there = |p: &std::path::Path| rustix::fs::lstat(p).ok().map(|s| Signature::of(&s));
-        there(&s.place()).is_none()
-            && there(path).is_some_and(|sig| s.rec.part_id == Some((sig.dev, sig.ino)))
-    }
-
-    /// The rename at the end of a fetch is not synced: after a power cut the index may speak of it while the
-    /// content, whose bytes were synced before, lies at its `.part` yet.
+    /// The rename at the end of a fetch comes after the commit that speaks of it: after a kill in between, or a power
+    /// cut that undid the rename, the content, whose bytes were synced before, lies at its `.part` yet.
     fn rename_again(&self, c: &Content) -> Result<(), StoreError> {
         let (dest, id, force) = {
             let s = c.state();
@@ -67,15 +57,6 @@ impl FsStore {
             return Ok(());
         }
         rename(&part, &dest, force)
-    }
-
-    fn adopt_renamed(&self, c: &Content) -> Result<(), StoreError> {
-        {
-            let mut s = c.state();
-            (s.rec.complete, s.rec.manifest_complete, s.rec.dirty) = (true, true, false);
-            s.rec_dirty = true;
-        }
-        self.verify_content(c, &mut |_| ()).map(|_| ())
     }
 
     /// Drops what is not there any more, then looks for what no commit covers.
@@ -173,7 +154,8 @@ impl FsStore {
         buf: &mut Vec<u8>,
     ) -> Result<(), StoreError> {
         let size = h.file.metadata().map_err(|e| StoreError::io(&h.path, e))?.len();
-        let known = rec.len.or(file.size).or_else(|| c.state().lens.get(&chunk.get()).copied());
+        let sure = file.size.filter(|_| !file.guess);
+        let known = rec.len.or(sure).or_else(|| c.state().lens.get(&chunk.get()).copied());
         let len = known.unwrap_or(size);
         if len > MAX_CHUNK_DATA || !is_data(h, rec.offset, len) {
             return Ok(());
@@ -187,6 +169,7 @@ impl FsStore {
         for place in places.iter().filter(|p| **p != Place { file: rec.file, offset: rec.offset }) {
             self.write_place(c, *place, &mut std::iter::once(&buf[..]))?;
         }
+        let guessed = if rec.len.is_none() { self.guessed(c, &places)? } else { 0 };
         // The kernel may still have it in memory only: the next checkpoint syncs it before it commits the bit.
         lock(&self.written).files.insert((c.key, rec.file));
         let mut s = c.state();
@@ -195,7 +178,7 @@ impl FsStore {
         }
         if rec.len.is_none() && s.lens.insert(chunk.get(), len).is_none() {
             s.lens_dirty.insert(chunk.get());
-            s.rec.size = s.rec.size.saturating_add(len * places.len() as u64);
+            s.rec.size = s.rec.size.saturating_sub(guessed).saturating_add(len * places.len() as u64);
         }
         s.hold(chunk, len * places.len() as u64);
         Ok(())

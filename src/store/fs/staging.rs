@@ -134,7 +134,7 @@ impl<'s> Staging<'s> {
             let mut items = Vec::new();
             let step = walker.advance(&mut |cid| find(cid), WINDOW, &mut items);
             let step = step.map_err(|e| StoreError::Dag(e.to_string()))?;
-            apply(w, key, rec, &items, Some(staged.sigs))?;
+            apply(w, key, rec, &items, Some(staged.sigs), &|_| None)?;
             let mut frames = Vec::new();
             for item in &items {
                 if let Item::Chunk { index, first: true, spec, .. } = item

@@ -60,17 +60,26 @@ impl FsStore {
             self.write_place(c, *place, &mut data.segments())?;
         }
         let frame = if rec.cid.codec() == RAW { None } else { data.frame().map(Arc::new) };
+        let bytes = data.data_len() * places.len() as u64;
+        let guessed = if rec.len.is_none() { self.guessed(c, places)? } else { 0 };
         let mut s = c.state();
         if let Some(frame) = frame {
             s.frames.insert(chunk.get(), frame);
         }
-        let bytes = data.data_len() * places.len() as u64;
         if rec.len.is_none() && s.lens.insert(chunk.get(), data.data_len()).is_none() {
             s.lens_dirty.insert(chunk.get());
-            s.rec.size = s.rec.size.saturating_add(bytes);
+            s.rec.size = s.rec.size.saturating_sub(guessed).saturating_add(bytes);
         }
         s.hold(chunk, bytes);
         Ok(())
+    }
+
+    /// What the files in these places were thought to have, in all.
+    pub(super) fn guessed(&self, c: &Content, places: &[Place]) -> Result<u64, StoreError> {
+        places.iter().try_fold(0u64, |sum, place| {
+            let file = self.file_rec(c, place.file)?;
+            Ok(sum.saturating_add(file.size.filter(|_| file.guess).unwrap_or(0)))
+        })
     }
 
     pub(super) fn write_place(

@@ -110,13 +110,11 @@ impl World {
             for (file, _) in &chunk.places {
                 let path = &c.files[*file].path;
                 let whole = tree.file(path).map(|b| b.len() as u64);
-                if chunk.spec.len.is_none() {
-                    chunk.spec.len = whole;
-                    c.info.size += whole.unwrap_or(0);
-                }
+                chunk.spec.len = chunk.spec.len.or(whole);
                 c.files[*file].size = whole;
             }
         }
+        c.info.size = c.files.iter().filter_map(|f| f.size).sum();
         (c.info.complete, c.info.manifest_complete) = (true, true);
         self.look_again(key)?;
         Ok(key)

@@ -57,6 +57,8 @@ struct MemContent {
 struct MemFile {
     path: String,
     size: Option<u64>,
+    /// What it was counted with while its size was not sure.
+    guess: u64,
     /// Which chunk lies where; several at one offset if some are empty.
     chunks: BTreeMap<u64, Vec<u32>>,
     inline: BTreeMap<u64, Bytes>,
@@ -205,18 +207,16 @@ impl MemContent {
                 Item::Symlink { path, target } if self.symlinks.iter().all(|s| s.0 != path.as_str()) => {
                     self.symlinks.push((path.as_str().to_owned(), target.clone()));
                 }
-                Item::File { file, path, size, .. } if file.0 as usize >= self.files.len() => {
+                Item::File { file, path, size, sure, .. } if file.0 as usize >= self.files.len() => {
                     if file.0 as usize != self.files.len() {
                         return Err(StoreError::OutOfOrder("a file is left out"));
                     }
                     let path = path.as_str().to_owned();
-                    self.files.push(MemFile {
-                        path,
-                        size: *size,
-                        chunks: BTreeMap::new(),
-                        inline: BTreeMap::new(),
-                    });
-                    self.info.size += size.unwrap_or(0);
+                    let (counted, size) = (size.unwrap_or(0), size.filter(|_| *sure));
+                    let guess = if size.is_none() { counted } else { 0 };
+                    let (chunks, inline) = Default::default();
+                    self.files.push(MemFile { path, size, guess, chunks, inline });
+                    self.info.size += counted;
                 }
                 Item::Chunk { index, first, spec, file, offset } => {
                     if index.as_usize() > self.chunks.len()
@@ -240,6 +240,13 @@ impl MemContent {
                             return Err(StoreError::OutOfOrder("a chunk of a file that is not known"));
                         };
                         f.chunks.entry(*offset).or_default().push(index.get());
+                        let other = chunk.spec.len.zip(spec.len).filter(|(a, b)| a != b);
+                        if let Some((known, len)) = other {
+                            let what = format!("chunk {index} has {known} bytes, and {len} in another place");
+                            return Err(StoreError::Dag(what));
+                        }
+                        chunk.spec.len = chunk.spec.len.or(spec.len);
+                        f.size = f.size.or(chunk.spec.len);
                     }
                 }
                 Item::Inline { file, offset, data } => {
@@ -452,9 +459,10 @@ impl Store for MemStore {
         slot.frame = data.frame();
         if slot.spec.len.is_none() {
             slot.spec.len = Some(data.data_len());
-            c.info.size += data.data_len() * slot.places.len() as u64;
             for (file, _) in &slot.places {
-                c.files[*file].size = Some(data.data_len());
+                let file = &mut c.files[*file];
+                file.size = Some(data.data_len());
+                c.info.size = c.info.size.saturating_sub(file.guess) + data.data_len();
             }
         }
         c.held.insert(chunk);
@@ -519,6 +527,7 @@ impl Store for MemStore {
         w.disk.insert(dest.clone(), tree);
         let c = w.content(key)?;
         c.info.complete = true;
+        c.info.size = c.files.iter().filter_map(|f| f.size).sum();
         c.chunks.iter_mut().for_each(|chunk| chunk.data = None);
         self.save(&w);
         Ok(dest)

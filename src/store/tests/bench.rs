@@ -233,8 +233,16 @@ pub fn carry(
     b: ContentKey,
     n: u32,
 ) -> Result<(), StoreError> {
+    bring((from, a, n), (to, b, n))
+}
+
+/// The same for a chunk that has another number there.
+pub fn bring(
+    (from, a, m): (&dyn Store, ContentKey, u32),
+    (to, b, n): (&dyn Store, ContentKey, u32),
+) -> Result<(), StoreError> {
     let mut buf = Vec::new();
-    let read = from.read_chunk(a, chunk(n), &mut buf)?;
+    let read = from.read_chunk(a, chunk(m), &mut buf)?;
     let spec = to.chunk(b, chunk(n))?;
     let verified = verify_chunk(&spec, &buf, &read.block_lens).expect("what a store serves is right");
     to.write_chunk(b, chunk(n), &verified)

@@ -2,14 +2,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::content::block::cid_of;
 use crate::content::chunk::ChunkSpec;
 use crate::content::chunk::verify_chunk;
+use crate::content::dagpb::PbNode;
 use crate::content::manifest::{Item, Meta, RelPath};
 use crate::content::profile::Profile;
 use crate::content::{Cid, RAW};
-use crate::store::{FsStore, MemTree, Options, Store, StoreError};
+use crate::store::{FsStore, MemTree, NewFetch, Options, Store, StoreError};
 use crate::units::{ContentKey, FileIndex};
 
 use super::bench::*;
@@ -40,7 +42,7 @@ fn small(n: u32, path: &str, data: &[u8]) -> [Item; 2] {
     let spec = ChunkSpec { cid: cid_of(false, RAW, data), len: Some(data.len() as u64) };
     let file = FileIndex(n);
     [
-        Item::File { file, path: rel(path), size: spec.len, meta: Meta::NONE },
+        Item::File { file, path: rel(path), size: spec.len, sure: true, meta: Meta::NONE },
         Item::Chunk { index: chunk(n), first: true, spec, file, offset: 0 },
     ]
 }
@@ -191,23 +193,92 @@ fn a_part_that_was_deleted_is_fetched_from_the_start() {
     }
 }
 
-#[test]
-fn a_stop_between_rename_and_commit_is_recognised() {
-    let (a, ka) = shared(600_000);
-    let mut b = FsBench::new();
-    let kb = begun(&a, ka, &b);
-    carry_all(a.store(), ka, b.store(), kb);
-    b.store().checkpoint().unwrap();
-    let index = b.dir.path().join("data/index.redb");
-    let before = std::fs::read(&index).unwrap();
-    b.store().finish_fetch(kb).unwrap();
+/// Finishes a fetch, and stops as a process that is killed as soon as something is at the final path.
+fn killed_after_the_rename(b: &mut FsBench, key: ContentKey) {
+    let (index, dest) = (b.dir.path().join("data/index.redb"), b.path("dest"));
+    let over = AtomicBool::new(false);
+    let left = std::thread::scope(|s| {
+        let watch = s.spawn(|| {
+            while std::fs::symlink_metadata(&dest).is_err() && !over.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+            std::fs::read(&index).unwrap()
+        });
+        let finished = b.store().finish_fetch(key);
+        over.store(true, Ordering::Relaxed);
+        finished.unwrap();
+        watch.join().unwrap()
+    });
     b.store.take().unwrap().crash();
-    std::fs::write(&index, before).unwrap();
+    std::fs::write(&index, left).unwrap();
     b.open();
-    assert_eq!(b.store().have(kb).unwrap().len(), 3);
-    let info = b.store().info(kb).unwrap();
-    assert!(info.complete && info.held_bytes == 600_000, "{info:?}");
-    fetch(&b, kb, &FsBench::new(), "on");
+}
+
+#[test]
+fn a_fetch_killed_after_its_rename_is_complete() {
+    let link = MemTree::Symlink("where/ever".into());
+    for what in [file(5, 600_000), file(5, 0), sampler(), link] {
+        let (a, mut b) = (FsBench::new(), FsBench::new());
+        a.put("in", &dir([("x", what.clone())]));
+        let ka = a.import("in", &Profile::V1_256K).unwrap();
+        // The whole folder, then what is in it.
+        let node = a.store().node(&a.store().info(ka).unwrap().root).unwrap().unwrap();
+        let inner = PbNode::decode(&node).unwrap().links().next().unwrap().cid;
+        for root in [a.store().info(ka).unwrap().root, inner] {
+            let kb = b.store().begin_fetch(&fetch_of(root, b.path("dest"))).unwrap();
+            learn(a.store(), b.store(), kb);
+            for n in 0..b.store().info(kb).unwrap().chunks {
+                let hash = *b.store().chunk(kb, chunk(n)).unwrap().cid.hash();
+                let (ka, from, _) = a.store().find_block(&hash).unwrap().unwrap();
+                bring((a.store(), ka, from.get()), (b.store(), kb, n)).unwrap();
+            }
+            killed_after_the_rename(&mut b, kb);
+            assert_eq!(b.store().begin_fetch(&fetch_of(root, b.path("dest"))).unwrap(), kb);
+            let info = b.store().info(kb).unwrap();
+            assert!(info.complete && info.held == info.chunks, "{info:?}");
+            assert_eq!(b.store().have(kb).unwrap().len(), info.chunks);
+            b.store().remove(kb, false).unwrap();
+            let dest = b.path("dest");
+            let folder = std::fs::symlink_metadata(&dest).unwrap().is_dir();
+            if folder { std::fs::remove_dir_all(dest).unwrap() } else { std::fs::remove_file(dest).unwrap() }
+        }
+    }
+}
+
+#[test]
+fn a_finished_fetch_that_the_index_knows_nothing_of_is_found_at_its_destination() {
+    for what in [file(5, 600_000), sampler()] {
+        let (a, mut b) = (FsBench::new(), FsBench::new());
+        a.put("x", &what);
+        let ka = a.import("x", &Profile::V1_256K).unwrap();
+        let kb = begun(&a, ka, &b);
+        let index = b.dir.path().join("data/index.redb");
+        let before = std::fs::read(&index).unwrap();
+        carry_all(a.store(), ka, b.store(), kb);
+        b.store().finish_fetch(kb).unwrap();
+        b.store.take().unwrap().crash();
+        std::fs::write(&index, before).unwrap();
+        b.open();
+        let root = a.store().info(ka).unwrap().root;
+        let found = b.store().begin_fetch(&fetch_of(root, b.path("dest"))).unwrap();
+        let info = b.store().info(found).unwrap();
+        assert!(info.complete && info.held == info.chunks && info.held_bytes == info.size, "{info:?}");
+        assert_eq!(b.store().list().unwrap().len(), 1, "what was begun is forgotten");
+        assert!(b.at("dest.part").is_none());
+        fetch(&b, found, &FsBench::new(), "on");
+    }
+}
+
+#[test]
+fn a_fetch_whose_destination_was_taken_meanwhile_says_so_before_it_fetches() {
+    let (a, ka) = shared(600_000);
+    let b = FsBench::new();
+    let kb = begun(&a, ka, &b);
+    b.put("dest", &file(9, 9));
+    let new = fetch_of(a.store().info(ka).unwrap().root, b.path("dest"));
+    assert!(matches!(b.store().begin_fetch(&new), Err(StoreError::Exists { .. })));
+    assert_eq!(b.store().begin_fetch(&NewFetch { force: true, ..new }).unwrap(), kb);
+    assert_eq!(b.at("dest").unwrap(), file(9, 9));
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod bitswap;
 mod cids;
 mod dht;
 mod helia;
-mod kubo;
+pub mod kubo;
 mod transports;
 
 use std::ffi::OsString;

@@ -7,7 +7,6 @@ use std::path::Path;
 use bytes::Bytes;
 use dunlin::content::block::cid_of;
 use dunlin::content::builder::{Built, FileBuilder, leaf, symlink};
-use dunlin::content::dagpb::{NewLink, encode};
 use dunlin::content::profile::Profile;
 use dunlin::content::{Cid, DAG_PB, Meta, RAW};
 
@@ -65,19 +64,25 @@ impl Dag {
 /// Makes a folder by hand: its entries' names are whatever the test wants.
 #[derive(Default)]
 pub struct Folder {
-    links: Vec<NewLink>,
+    /// As they are in the block.
+    links: Vec<u8>,
     nodes: Vec<(Cid, Bytes)>,
     chunks: Vec<Bytes>,
     numbers: HashMap<Cid, ()>,
 }
 
 impl Folder {
-    pub fn file(mut self, name: &str, data: &[u8]) -> Folder {
+    pub fn file(self, name: &str, data: &[u8]) -> Folder {
+        self.claimed(name, data, Some(data.len() as u64))
+    }
+
+    /// A file whose link claims another size, or none.
+    pub fn claimed(mut self, name: &str, data: &[u8], size: Option<u64>) -> Folder {
         let cid = cid_of(false, RAW, data);
         if self.numbers.insert(cid, ()).is_none() {
             self.chunks.push(Bytes::copy_from_slice(data));
         }
-        self.link(name, cid, data.len() as u64);
+        self.link(name, cid, size);
         self
     }
 
@@ -85,30 +90,58 @@ impl Folder {
         let mut nodes = Vec::new();
         let Built { cid, tsize, .. } = symlink(PROFILE, target.as_bytes(), &mut |c, n| nodes.push((c, n)));
         self.nodes.append(&mut nodes);
-        self.link(name, cid, tsize);
+        self.link(name, cid, Some(tsize));
         self
     }
 
     /// A folder in it. Its files must not be files of the outer one too: then their numbers would differ.
-    pub fn folder(mut self, name: &str, inner: Folder) -> Folder {
+    pub fn folder(self, name: &str, inner: Folder) -> Folder {
+        self.folder_claimed(name, inner, Some(0))
+    }
+
+    /// The same, with what its link claims.
+    pub fn folder_claimed(mut self, name: &str, inner: Folder, size: Option<u64>) -> Folder {
         let mut inner = inner.finish();
-        self.link(name, inner.root, 0);
+        self.link(name, inner.root, size);
         self.nodes.append(&mut inner.nodes);
         self.chunks.append(&mut inner.chunks);
         self
     }
 
-    fn link(&mut self, name: &str, cid: Cid, tsize: u64) {
-        self.links.push(NewLink { cid, name: name.to_owned(), tsize });
+    fn link(&mut self, name: &str, cid: Cid, tsize: Option<u64>) {
+        let mut link = vec![];
+        put(&mut link, 1, &cid.to_bytes());
+        put(&mut link, 2, name.as_bytes());
+        if let Some(tsize) = tsize {
+            link.push(3 << 3);
+            varint(&mut link, tsize);
+        }
+        put(&mut self.links, 2, &link);
     }
 
     /// The links stay in the order that they were made in: the manifest's numbers follow it.
     pub fn finish(self) -> Dag {
         const DIRECTORY: &[u8] = &[8, 1];
-        let block = encode(&self.links, DIRECTORY);
+        let mut block = self.links;
+        put(&mut block, 1, DIRECTORY);
         let root = cid_of(false, DAG_PB, &block);
         let mut nodes = vec![(root, Bytes::from(block))];
         nodes.extend(self.nodes);
         Dag { root, nodes, chunks: self.chunks }
     }
+}
+
+/// A protobuf field of bytes.
+fn put(out: &mut Vec<u8>, field: u8, bytes: &[u8]) {
+    out.push(field << 3 | 2);
+    varint(out, bytes.len() as u64);
+    out.extend(bytes);
+}
+
+pub fn varint(out: &mut Vec<u8>, mut n: u64) {
+    while n > 127 {
+        out.push(n as u8 | 128);
+        n >>= 7;
+    }
+    out.push(n as u8);
 }

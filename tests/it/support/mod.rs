@@ -1,9 +1,11 @@
 //! What the tests share: nodes as processes ([`home`]), files and folders ([`tree`]), a peer that can
-//! lie ([`peer`], by Bitswap [`bitswap`]) and contents to lie about ([`dag`]).
+//! lie ([`peer`], by Bitswap [`bitswap`], in the DHT [`liar`]) and contents to lie about ([`dag`]).
 
 pub mod bitswap;
 pub mod dag;
 pub mod home;
+pub mod liar;
+pub mod netns;
 pub mod peer;
 mod raw;
 pub mod tree;
