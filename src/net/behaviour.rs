@@ -21,8 +21,6 @@ use super::{Limits, NetConfig, ask, bitswap, exchange, ip_limit, reach};
 pub const WAN_KAD: StreamProtocol = StreamProtocol::new("/ipfs/kad/1.0.0");
 pub const LAN_KAD: StreamProtocol = StreamProtocol::new("/ipfs/lan/kad/1.0.0");
 
-/// A peer is asked whether it lives so often, and must answer in so long.
-
 pub type Kad = Scoped<kad::Behaviour<Records>>;
 
 /// The swarm's behaviour.
