@@ -16,6 +16,7 @@ use crate::units::{ChunkIndex, ChunkRange, ContentKey, PeerKey, Time};
 use super::api::{Failure, Progress, Shared};
 use super::pex::Told;
 use super::stuck::Reason;
+use super::walk::Twin;
 
 /// Inner nodes that are asked for and not here yet, per content.
 const MAX_WANTED_NODES: usize = 4_096;
@@ -34,6 +35,8 @@ pub struct Waiter {
 pub struct Fetch {
     /// `None` while a walk is under way elsewhere.
     pub walker: Option<Walker>,
+    /// What the walks have found it to have in common with another content.
+    pub twin: Option<Twin>,
     /// Nodes that came meanwhile, and from whom.
     pub arrived: Vec<(PeerKey, Cid, Bytes)>,
     pub wanted: WantedNodes,

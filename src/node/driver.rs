@@ -49,6 +49,8 @@ const BATCH: usize = 64;
 
 /// Requests for inner nodes answered at a time; each holds up to 2 MiB meanwhile.
 const MAX_ANSWERING: usize = 32;
+/// Requests for inner nodes that are being answered or wait for that.
+const MAX_TO_ANSWER: usize = 1_024;
 
 /// The channels that a driver needs besides the engine and the store.
 pub struct Wiring {
@@ -90,8 +92,9 @@ pub struct Driver {
     /// Requests for inner nodes without an answer: which content each was for.
     pub(super) requests: BTreeMap<u32, ContentKey>,
     pub(super) node_waiters: Vec<(ContentKey, oneshot::Sender<()>)>,
-    /// Requests for inner nodes that are being answered.
+    /// Requests for inner nodes that are being answered, and all that are to be.
     pub(super) answering: Arc<Semaphore>,
+    pub(super) to_answer: Arc<Semaphore>,
     pub(super) looking: super::parts::Looking,
     pub(super) modes: super::providing::Modes,
     pub(super) limits: Limits,
@@ -146,6 +149,7 @@ impl Driver {
             requests: BTreeMap::new(),
             node_waiters: Vec::new(),
             answering: Arc::new(Semaphore::new(MAX_ANSWERING)),
+            to_answer: Arc::new(Semaphore::new(MAX_TO_ANSWER)),
             looking: Default::default(),
             modes,
             limits: w.limits,

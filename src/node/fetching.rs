@@ -66,6 +66,7 @@ impl Driver {
         content.paused = self.paused.contains(&info.root);
         content.fetch = Some(Fetch {
             walker: Some(Walker::new(info.root)),
+            twin: None,
             arrived: Vec::new(),
             wanted: WantedNodes::default(),
             manifest_done: false,
@@ -131,7 +132,8 @@ impl Driver {
     pub(super) fn walk_on(&mut self, key: ContentKey) {
         let Some(fetch) = self.contents.get_mut(key).and_then(|c| c.fetch.as_mut()) else { return };
         let Some(walker) = fetch.walker.take() else { return };
-        let job = Walk { content: key, walker, arrived: std::mem::take(&mut fetch.arrived) };
+        let arrived = std::mem::take(&mut fetch.arrived);
+        let job = Walk { content: key, walker, twin: fetch.twin, arrived };
         let store = self.store.clone();
         self.slowly(move || Slow::Walked(Box::new(walk(&*store, job))));
     }
@@ -180,7 +182,7 @@ impl Driver {
         }
         let Some(content) = self.contents.get_mut(key) else { return };
         let Some(fetch) = &mut content.fetch else { return };
-        fetch.walker = Some(walked.walker);
+        (fetch.walker, fetch.twin) = (Some(walked.walker), walked.twin);
         if let Some(error) = walked.error {
             return match error {
                 super::walk::WalkError::Store(e) => self.store_failed(key, &e),

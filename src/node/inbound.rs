@@ -326,8 +326,9 @@ impl Driver {
     fn answer_nodes(&mut self, to: PeerKey, request: u32, cids: Vec<Cid>) {
         let Some(link) = self.peers.get(to).and_then(|p| p.link.clone()) else { return };
         let store = self.store.clone();
-        // Straight from the reading thread to the peer's stream: no state of the driver is involved. A full
-        // stream drops the answer, and the asker's time-out turns it to somebody else.
+        // Straight from the reading thread to the peer's stream: no state of the driver is involved. Too many who
+        // ask, or a full stream, drop the answer, and the asker's time-out turns it to somebody else.
+        let Ok(place) = self.to_answer.clone().try_acquire_owned() else { return };
         let answer = move || {
             let (mut nodes, mut lacking, mut len) = (Vec::new(), Vec::new(), 0);
             for cid in cids {
@@ -360,6 +361,7 @@ impl Driver {
             // Only fails if it is closed, which it never is.
             let Ok(_one) = answering.acquire_owned().await else { return };
             let _ = tokio::task::spawn_blocking(answer).await;
+            drop(place);
         });
     }
 }

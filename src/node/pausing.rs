@@ -162,20 +162,18 @@ mod tests {
     use std::time::Duration;
 
     use libp2p::PeerId;
-    use libp2p::identity::Keypair;
     use tokio::sync::{mpsc, oneshot};
 
     use super::*;
     use crate::bitfield::Bitfield;
     use crate::content::profile::Profile;
     use crate::engine::Config;
-    use crate::net::BufPool;
     use crate::net::api::{Command, Event, Inbound, Link, Outgoing};
     use crate::node::api::{Progress, Shared};
-    use crate::node::config::Providing;
     use crate::node::contents::Waiter;
-    use crate::node::driver::{FetchCall, Wiring};
+    use crate::node::driver::FetchCall;
     use crate::node::handle::compared;
+    use crate::node::tests::{Ends, wiring};
     use crate::store::{MemStore, MemTree, NewFetch};
     use crate::units::ChunkIndex;
     use crate::wire::exchange::{Message, Update, Why};
@@ -185,10 +183,7 @@ mod tests {
 
     /// A driver at work, and everything that it speaks with.
     struct World {
-        calls: mpsc::Sender<Call>,
-        _events: mpsc::Sender<Event>,
-        inbound: mpsc::Sender<Inbound>,
-        net: mpsc::Receiver<Command>,
+        ends: Ends,
         control: mpsc::Receiver<Message>,
         data: mpsc::Receiver<Outgoing>,
         peer: PeerId,
@@ -206,45 +201,26 @@ mod tests {
     impl World {
         /// With one peer, which is linked.
         async fn new(store: Arc<MemStore>) -> World {
-            let (calls, calls_rx) = mpsc::channel(16);
-            let (events, events_rx) = mpsc::channel(16);
-            let (inbound, inbound_rx) = mpsc::channel(16);
-            let (net_tx, net) = mpsc::channel(64);
-            let key = Keypair::generate_ed25519();
-            let wiring = Wiring {
-                calls: calls_rx,
-                events: events_rx,
-                inbound: inbound_rx,
-                net: net_tx,
-                pool: BufPool::new(4),
-                own_id: key.public().to_peer_id(),
-                peers: Vec::new(),
-                providing: Providing::Roots,
-                limits: Default::default(),
-                book: Default::default(),
-                paused: load(&*store).unwrap(),
-                stuck_after: Duration::ZERO,
-                key,
-            };
+            let (wiring, ends) = wiring(&*store, Duration::ZERO);
             let (driver, inputs) = Driver::new(store, Config::default(), 1, wiring).unwrap();
             tokio::spawn(driver.run(inputs));
             let (peer, addr) = (PeerId::random(), "/ip4/127.0.0.1/tcp/1".parse().unwrap());
-            events.send(Event::Connected { peer, addr, dialed: false }).await.unwrap();
+            ends.events.send(Event::Connected { peer, addr, dialed: false }).await.unwrap();
             let ((control, control_rx), (data, data_rx)) = (mpsc::channel(64), mpsc::channel(64));
             let link = Link { id: LINK, control, data };
-            events.send(Event::LinkUp { peer, link }).await.unwrap();
-            World { calls, _events: events, inbound, net, control: control_rx, data: data_rx, peer }
+            ends.events.send(Event::LinkUp { peer, link }).await.unwrap();
+            World { ends, control: control_rx, data: data_rx, peer }
         }
 
         async fn pause(&self, root: Cid, paused: bool) {
             let (reply, done) = oneshot::channel();
-            self.calls.send(Call::Pause { root, paused, reply }).await.unwrap();
+            self.ends.calls.send(Call::Pause { root, paused, reply }).await.unwrap();
             done.await.unwrap();
         }
 
         async fn say(&self, message: Message) {
             let message = Inbound::Message { peer: self.peer, link: LINK, message };
-            self.inbound.send(message).await.unwrap();
+            self.ends.inbound.send(message).await.unwrap();
         }
 
         /// The next message of that kind; others are passed over.
@@ -285,7 +261,8 @@ mod tests {
         /// The next command to provide (`true`) or to stop that.
         async fn provides(&mut self) -> bool {
             loop {
-                match tokio::time::timeout(SOON, self.net.recv()).await.expect("a command").unwrap() {
+                match tokio::time::timeout(SOON, self.ends.commands.recv()).await.expect("a command").unwrap()
+                {
                     Command::Provide { .. } => return true,
                     Command::StopProviding { .. } => return false,
                     Command::Ban { .. } => panic!("banned"),
@@ -295,7 +272,7 @@ mod tests {
         }
 
         fn nobody_is_banned(&mut self) {
-            while let Ok(command) = self.net.try_recv() {
+            while let Ok(command) = self.ends.commands.try_recv() {
                 assert!(!matches!(command, Command::Ban { .. }), "banned");
             }
         }
@@ -315,7 +292,7 @@ mod tests {
         let mut w = World::new(store.clone()).await;
         let (reply, done) = oneshot::channel();
         let known = Box::new(compared(&*store, key).unwrap());
-        w.calls.send(Call::Serve { known, reply }).await.unwrap();
+        w.ends.calls.send(Call::Serve { known, reply }).await.unwrap();
         done.await.unwrap();
         assert!(w.provides().await);
         w.say(join(root)).await;
@@ -358,7 +335,7 @@ mod tests {
         let waiter = Some(Waiter { progress, reply, timeout, seed: true });
         let known = compared(store, key).unwrap();
         let call = FetchCall { known, size_hint: None, peers: Vec::new(), hold: false, waiter };
-        w.calls.send(Call::Fetch(Box::new(call))).await.unwrap();
+        w.ends.calls.send(Call::Fetch(Box::new(call))).await.unwrap();
         (told, end)
     }
 
@@ -386,7 +363,7 @@ mod tests {
         let mut body = Vec::new();
         let read = from.read_chunk(key, index, &mut body).unwrap();
         let message = Message::Chunk { root, index, block_lens: read.block_lens.to_vec() };
-        w.inbound.send(Inbound::Chunk { peer: w.peer, link: LINK, message, body }).await.unwrap();
+        w.ends.inbound.send(Inbound::Chunk { peer: w.peer, link: LINK, message, body }).await.unwrap();
     }
 
     #[tokio::test]
@@ -434,6 +411,30 @@ mod tests {
         let end = tokio::time::timeout(SOON, end).await.expect("an end").unwrap();
         assert_eq!(end.unwrap().size, 600_000);
         w.nobody_is_banned();
+    }
+
+    #[tokio::test]
+    async fn who_reads_through_a_fetch_that_is_paused_is_told_so() {
+        let ((_, _, root), store) = (shared(), Arc::new(MemStore::new()));
+        let w = World::new(store.clone()).await;
+        let (_told, _end) = fetch(&w, &store, root).await;
+        let read = || {
+            let ((end, ended), (reply, key)) = (oneshot::channel(), oneshot::channel());
+            (Call::Read { root, peers: Vec::new(), end, reply }, key, ended)
+        };
+        let unread = async |ended: End| {
+            let end = tokio::time::timeout(SOON, ended).await.expect("its end is told");
+            assert_eq!(end.unwrap().unwrap_err().message, UNREAD);
+        };
+        let (call, key, before) = read();
+        w.ends.calls.send(call).await.unwrap();
+        assert!(key.await.unwrap().is_some());
+        w.pause(root, true).await;
+        unread(before).await;
+        let (call, key, after) = read();
+        w.ends.calls.send(call).await.unwrap();
+        assert!(key.await.unwrap().is_some());
+        unread(after).await;
     }
 
     #[tokio::test]

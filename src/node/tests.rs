@@ -19,6 +19,7 @@ use super::driver::{Call, ContentView, Driver, FetchCall, View, Wiring};
 use super::handle::compared;
 use super::ledger::Book;
 use super::limits::Limits;
+use super::pausing;
 use super::stuck::Reason;
 use crate::bitfield::Bitfield;
 use crate::content::block::cid_of;
@@ -28,6 +29,7 @@ use crate::content::profile::Profile;
 use crate::content::{Cid, DAG_PB, Hash};
 use crate::engine::Config;
 use crate::net::BufPool;
+use crate::net::api::{Command, Event, Inbound};
 use crate::store::{ChunkRead, ContentInfo, MemStore, MemTree, NewFetch, Notes, Store, StoreError};
 use crate::units::{ChunkIndex, ChunkRange, ContentKey, FileIndex};
 
@@ -128,45 +130,57 @@ impl Store for Slow {
     }
 }
 
+/// The other ends of a driver's channels. Held open, as the network task would.
+pub(super) struct Ends {
+    pub calls: mpsc::Sender<Call>,
+    pub events: mpsc::Sender<Event>,
+    pub inbound: mpsc::Sender<Inbound>,
+    pub commands: mpsc::Receiver<Command>,
+}
+
+/// What a driver needs, as a new node would have it.
+pub(super) fn wiring(store: &dyn Store, stuck_after: Duration) -> (Wiring, Ends) {
+    let (calls_tx, calls) = mpsc::channel(16);
+    let (events_tx, events) = mpsc::channel(16);
+    let (inbound_tx, inbound) = mpsc::channel(16);
+    let (net, commands) = mpsc::channel(64);
+    let key = Keypair::generate_ed25519();
+    let wiring = Wiring {
+        calls,
+        events,
+        inbound,
+        net,
+        pool: BufPool::new(4),
+        own_id: key.public().to_peer_id(),
+        peers: Vec::new(),
+        providing: Providing::Roots,
+        limits: Limits::load(store, &NodeConfig::default()).unwrap(),
+        book: Book::load(store, Clock::start().now()).unwrap(),
+        paused: pausing::load(store).unwrap(),
+        stuck_after,
+        key,
+    };
+    (wiring, Ends { calls: calls_tx, events: events_tx, inbound: inbound_tx, commands })
+}
+
 /// A running driver, on the test's own thread.
 struct Bench {
     store: Arc<Slow>,
-    calls: mpsc::Sender<Call>,
-    /// Held open, as the network task would.
-    _net: Box<dyn std::any::Any>,
+    ends: Ends,
 }
 
 impl Bench {
     fn start(inner: MemStore) -> Bench {
         let store = Arc::new(Slow { inner, driver: thread::current().id(), runs: AtomicBool::new(false) });
-        let (calls, calls_rx) = mpsc::channel(8);
-        let (events_tx, events) = mpsc::channel(8);
-        let (inbound_tx, inbound) = mpsc::channel(8);
-        let (net, commands) = mpsc::channel(64);
-        let key = Keypair::generate_ed25519();
-        let wiring = Wiring {
-            calls: calls_rx,
-            events,
-            inbound,
-            net,
-            pool: BufPool::new(4),
-            own_id: key.public().to_peer_id(),
-            peers: Vec::new(),
-            providing: Providing::Roots,
-            limits: Limits::load(&*store, &NodeConfig::default()).unwrap(),
-            book: Book::load(&*store, Clock::start().now()).unwrap(),
-            paused: Default::default(),
-            stuck_after: Duration::from_secs(30),
-            key,
-        };
+        let (wiring, ends) = wiring(&*store, Duration::from_secs(30));
         let (driver, inputs) = Driver::new(store.clone(), Config::default(), 1, wiring).unwrap();
         store.runs.store(true, Ordering::Relaxed);
         tokio::spawn(driver.run(inputs));
-        Bench { store, calls, _net: Box::new((events_tx, inbound_tx, commands)) }
+        Bench { store, ends }
     }
 
     async fn say(&self, call: Call) {
-        assert!(self.calls.send(call).await.is_ok(), "the driver has ended");
+        assert!(self.ends.calls.send(call).await.is_ok(), "the driver has ended");
     }
 
     async fn ask<T>(&self, call: impl FnOnce(oneshot::Sender<T>) -> Call) -> T {

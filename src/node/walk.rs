@@ -3,7 +3,6 @@
 
 use bytes::Bytes;
 
-use crate::bitfield::Bitfield;
 use crate::content::Cid;
 use crate::content::block::verify_block;
 use crate::content::chunk::{ChunkSpec, verify_chunk};
@@ -18,9 +17,16 @@ const MAX_FIRST_NODES: usize = crate::wire::exchange::MAX_CIDS as usize;
 /// Items taken from the walker before the store is told of them.
 const BATCH: usize = 4_096;
 
+/// Another content with the same root, which has the same numbers: one that was fetched elsewhere, or as far as it
+/// was read. The index of blocks knows it only once it is whole.
+#[derive(Clone, Copy, Debug)]
+pub struct Twin(Option<ContentKey>);
+
 pub struct Walk {
     pub content: ContentKey,
     pub walker: Walker,
+    /// As an earlier walk of this fetch found it: all contents have to be looked through for it.
+    pub twin: Option<Twin>,
     /// Inner nodes that came, not verified yet, and from whom.
     pub arrived: Vec<(PeerKey, Cid, Bytes)>,
 }
@@ -29,6 +35,7 @@ pub struct Walk {
 pub struct Walked {
     pub content: ContentKey,
     pub walker: Walker,
+    pub twin: Option<Twin>,
     /// Runs of new chunks: how many, and how long each is (a claim).
     pub grew: Vec<(u32, u32)>,
     /// Chunks that another content of ours had, copied, with their bytes of files.
@@ -55,10 +62,11 @@ pub enum WalkError {
 }
 
 pub fn walk(store: &dyn Store, job: Walk) -> Walked {
-    let Walk { content, walker, arrived } = job;
+    let Walk { content, walker, twin, arrived } = job;
     let mut out = Walked {
         content,
         walker,
+        twin,
         grew: vec![],
         copied: vec![],
         names: vec![],
@@ -122,7 +130,12 @@ fn copy_what_is_here(store: &dyn Store, items: &[Item], out: &mut Walked) -> Res
         return Ok(());
     }
     let have = store.have(out.content)?;
-    let twin = twin(store, out.content)?;
+    let Twin(twin) = match out.twin {
+        Some(twin) => twin,
+        None => *out.twin.insert(find_twin(store, out.content)?),
+    };
+    // One that was removed meanwhile is none.
+    let twin = twin.and_then(|twin| Some((twin, store.have(twin).ok()?)));
     let mut body = Vec::new();
     for item in items {
         let Item::Chunk { index, first: true, spec, .. } = item else { continue };
@@ -138,14 +151,10 @@ fn copy_what_is_here(store: &dyn Store, items: &[Item], out: &mut Walked) -> Res
     Ok(())
 }
 
-/// Another content with the same root, which has the same numbers: one that was fetched elsewhere, or as far as it
-/// was read. The index of blocks knows it only once it is whole.
-fn twin(store: &dyn Store, content: ContentKey) -> Result<Option<(ContentKey, Bitfield)>, StoreError> {
+fn find_twin(store: &dyn Store, content: ContentKey) -> Result<Twin, StoreError> {
     let root = store.info(content)?.root;
-    let twins = store.list()?.into_iter().filter(|i| i.root == root && i.key != content && i.held > 0);
-    let Some(most) = twins.max_by_key(|i| i.held) else { return Ok(None) };
-    // One that is removed meanwhile is none.
-    Ok(store.have(most.key).ok().map(|has| (most.key, has)))
+    let twins = store.list()?.into_iter().filter(|i| i.root == root && i.key != content);
+    Ok(Twin(twins.max_by_key(|i| i.held).map(|most| most.key)))
 }
 
 /// One of them; says how many bytes of files it has, if it is held now.
@@ -253,6 +262,10 @@ mod tests {
     const HONEST: PeerKey = PeerKey(1);
     const LIAR: PeerKey = PeerKey(2);
 
+    fn begin(content: ContentKey, root: Cid) -> Walk {
+        Walk { content, walker: Walker::new(root), twin: None, arrived: Vec::new() }
+    }
+
     fn bytes(seed: u8, len: usize) -> Vec<u8> {
         (0..len).map(|i| (i / 251) as u8 ^ (i as u8).wrapping_mul(seed)).collect()
     }
@@ -273,12 +286,12 @@ mod tests {
     fn fetch(store: &MemStore, from: &MemStore, root: Cid) -> (ContentKey, Walked) {
         let new = NewFetch { root, name: None, dest: "/fetched".into(), force: false };
         let content = store.begin_fetch(&new).unwrap();
-        let mut walked = walk(store, Walk { content, walker: Walker::new(root), arrived: Vec::new() });
+        let mut walked = walk(store, begin(content, root));
         while !walked.done {
             assert!(walked.error.is_none(), "{:?}", walked.error);
             let node = |cid: &Cid| (HONEST, *cid, from.node(cid).unwrap().unwrap());
             let arrived = walked.missing.iter().map(node).collect();
-            walked = walk(store, Walk { content, walker: walked.walker, arrived });
+            walked = walk(store, Walk { content, walker: walked.walker, twin: walked.twin, arrived });
         }
         (content, walked)
     }
@@ -309,7 +322,7 @@ mod tests {
         copy_between((&from, source), (&store, first), chunk, &spec);
         let new = NewFetch { root, name: None, dest: "/second".into(), force: false };
         let second = store.begin_fetch(&new).unwrap();
-        let walked = walk(&store, Walk { content: second, walker: Walker::new(root), arrived: Vec::new() });
+        let walked = walk(&store, begin(second, root));
         assert!(walked.done && walked.error.is_none());
         assert_eq!(walked.copied, [(chunk, 262_144)]);
     }
@@ -352,14 +365,11 @@ mod tests {
         let content = store.begin_fetch(&new).unwrap();
         let good = from.node(&root).unwrap().unwrap();
         let bad = Bytes::from([&good[..], b"!"].concat());
-        let walked = walk(
-            &store,
-            Walk { content, walker: Walker::new(root), arrived: vec![(LIAR, root, bad.clone())] },
-        );
+        let walked = walk(&store, Walk { arrived: vec![(LIAR, root, bad.clone())], ..begin(content, root) });
         assert_eq!((walked.bad, walked.missing), (vec![LIAR], vec![root]));
         assert!(store.node(&root).unwrap().is_none(), "it was kept");
         let arrived = vec![(LIAR, root, bad), (HONEST, root, good)];
-        let walked = walk(&store, Walk { content, walker: walked.walker, arrived });
+        let walked = walk(&store, Walk { content, walker: walked.walker, twin: walked.twin, arrived });
         assert_eq!(walked.bad, [LIAR]);
         assert!(walked.error.is_none() && store.node(&root).unwrap().is_some());
     }

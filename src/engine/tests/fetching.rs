@@ -485,8 +485,8 @@ fn the_ledger_survives_a_restart() {
     assert_eq!(again.ledger().find(|(k, _)| *k == PeerKey(1)).unwrap().1.taken, LEN);
 }
 
-#[test]
-fn what_was_asked_for_under_a_root_that_has_another_key_now_is_late_and_no_fault() {
+/// One that has asked peer 7 for a chunk of a root, which has another key since.
+fn under_another_key() -> (One, ContentKey) {
     let mut one = One::leech(1);
     one.source(7);
     one.content(K, ContentEvent::Removed);
@@ -494,6 +494,12 @@ fn what_was_asked_for_under_a_root_that_has_another_key_now_is_late_and_no_fault
     one.content(other, ContentEvent::Added { want: true });
     one.content(other, ContentEvent::Grew { count: 1, len: CHUNK });
     one.content(other, ContentEvent::ManifestComplete);
+    (one, other)
+}
+
+#[test]
+fn what_was_asked_for_under_a_root_that_has_another_key_now_is_late_and_no_fault() {
+    let (mut one, other) = under_another_key();
     let arrives = |one: &mut One| {
         let arrival = one.e.handle_chunk(one.now, PeerKey(7), other, ix(0), LEN);
         one.collect();
@@ -509,13 +515,7 @@ fn what_was_asked_for_under_a_root_that_has_another_key_now_is_late_and_no_fault
 
 #[test]
 fn a_refusal_of_what_was_cancelled_under_another_key_leaves_the_new_request() {
-    let mut one = One::leech(1);
-    one.source(7);
-    one.content(K, ContentEvent::Removed);
-    let other = ContentKey(K.0 + 1);
-    one.content(other, ContentEvent::Added { want: true });
-    one.content(other, ContentEvent::Grew { count: 1, len: CHUNK });
-    one.content(other, ContentEvent::ManifestComplete);
+    let (mut one, other) = under_another_key();
     let joined = PeerEvent::Joined { content: other, have: Bitfield::new(), complete: true };
     assert_eq!(requests(one.peer(7, joined)), [(7, 0)]);
     one.peer(7, PeerEvent::Refused { content: other, chunk: ix(0), why: Refusal::Cancelled });

@@ -14,7 +14,7 @@ use crate::store::{ContentInfo, FsStore, Options, Origin, Store};
 use super::super::api::{Failure, Identity};
 use super::super::clock::Clock;
 use super::super::config::NodeConfig;
-use super::super::driver::{Call, Driver, FetchCall, Wiring};
+use super::super::driver::{Call, Driver, FetchCall, Known, Wiring};
 use super::super::ledger::Book;
 use super::super::limits::Limits;
 use super::super::pausing::{self, Paused};
@@ -125,15 +125,18 @@ impl NodeHandle {
                 if info.origin.path().starts_with(&temporary) {
                     store.remove(info.key, true).map_err(failed)?;
                 } else if info.seeding {
-                    kept.push(info);
+                    kept.push((info.complete.then(|| compared(&*store, info.key)), info));
                 }
             }
             Ok(kept)
         })
         .await?;
-        let (whole, begun): (Vec<_>, Vec<_>) = contents.into_iter().partition(|info| info.complete);
-        for info in whole {
-            self.go_on(info).await?;
+        let mut begun = Vec::new();
+        for (known, info) in contents {
+            match known {
+                Some(known) => self.serve_on(known, info).await?,
+                None => begun.push(info),
+            }
         }
         // What an unclean stop left of them may be hashed for long; who asks for something else need not wait.
         let (calls, store) = (self.running()?.calls.clone(), Arc::downgrade(&self.inner.store));
@@ -151,14 +154,19 @@ impl NodeHandle {
 
     /// Serves what is complete, and fetches the rest of what is not. What cannot be taken up is seen in the status.
     pub(in super::super) async fn go_on(&self, info: ContentInfo) -> Result<(), Failure> {
-        if !info.complete {
-            return match fetch_on(self.inner.store.clone(), info).await {
-                Some(call) => self.call(call).await,
-                None => Ok(()),
-            };
+        let (store, key) = (self.inner.store.clone(), info.key);
+        if info.complete {
+            return self.serve_on(blocking(move || compared(&*store, key)).await, info).await;
         }
-        match self.serve(info.key).await {
-            Ok(()) => Ok(()),
+        match fetch_on(store, info).await {
+            Some(call) => self.call(call).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn serve_on(&self, known: Result<Known, Failure>, info: ContentInfo) -> Result<(), Failure> {
+        match known {
+            Ok(known) => self.ask(|reply| Call::Serve { known: Box::new(known), reply }).await,
             Err(e) => self.call(Call::NotTakenUp { info: Box::new(info), why: e.to_string() }).await,
         }
     }
