@@ -11,8 +11,9 @@ use super::picker::State;
 use super::pipeline::Ask;
 use crate::units::{CHUNK_LEN, ChunkIndex, ContentKey, PeerKey};
 
-/// The least that a lone seed is asked for, in chunks, once it has delivered.
-const LONE_SEED: usize = 4;
+/// The least that a lone seed is asked for, in chunks, once it has delivered: of these two are being sent, so with
+/// four it soon had no choice left but to send some a second time.
+const LONE_SEED: usize = 6;
 /// How often time-outs are looked at while something is asked for.
 pub(super) const TICK: Duration = Duration::from_millis(500);
 /// The same while everything is asked for and idle peers may take something over.

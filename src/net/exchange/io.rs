@@ -8,6 +8,7 @@ use futures::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use libp2p::{PeerId, Stream};
 use tokio::sync::mpsc;
 
+use super::pace::Pace;
 use super::upgrade::Opened;
 use crate::net::api::{Inbound, Outgoing};
 use crate::net::pool::BufPool;
@@ -109,7 +110,7 @@ pub async fn write_control(_: Context, stream: Stream, mut queue: mpsc::Receiver
 pub async fn write_data(context: Context, stream: Stream, mut queue: mpsc::Receiver<Outgoing>) -> End {
     let (reader, mut stream) = stream.split();
     let write = async move {
-        let mut head = Vec::new();
+        let (mut head, mut pace, mut last) = (Vec::new(), Pace::default(), Instant::now());
         while let Some(Outgoing { message, body }) = queue.recv().await {
             if message.body_len() != body.len() || !message.is_data() {
                 return Err(End::Lost("an answer whose length is not that of its blocks".into()));
@@ -117,7 +118,11 @@ pub async fn write_data(context: Context, stream: Stream, mut queue: mpsc::Recei
             head.clear();
             encode(&message, &mut head)?;
             stream.write_all(&head).await?;
-            stream.write_all(&body).await?;
+            for piece in body.chunks(pace.piece()) {
+                stream.write_all(piece).await?;
+            }
+            pace.wrote(body.len(), last.elapsed());
+            last = Instant::now();
             if queue.is_empty() {
                 stream.flush().await?;
             }

@@ -8,6 +8,7 @@ mod behaviour;
 mod handler;
 mod io;
 mod link;
+mod pace;
 mod upgrade;
 
 pub use behaviour::{Behaviour, Event};

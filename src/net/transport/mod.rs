@@ -1,8 +1,9 @@
 //! TCP (TLS 1.3 and Noise, yamux) and QUIC, by IP address or DNS name.
 
 mod buffered;
-mod cut;
 mod first;
+mod frames;
+mod lean;
 mod muxer;
 mod security;
 mod tls;
@@ -58,6 +59,7 @@ pub fn build(
     let transport = || {
         // Lazily where one protocol is left to choose from: the muxer costs no round trip.
         let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+            .map(|socket, _| lean::lean(socket))
             .upgrade(Version::V1Lazy)
             .authenticate(security.clone())
             .multiplex(Yamux)

@@ -12,7 +12,7 @@ use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
 use yamux::{Config, Connection, ConnectionError, Mode, Stream};
 
-use super::cut::Cut;
+use super::frames::Frames;
 
 /// Streams of one connection at a time. Their windows start at 256 KiB each, which the specification
 /// fixes, and grow with the round trip to [`WINDOW_GROWTH`] more in all.
@@ -68,7 +68,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> OutboundConnectionUpgrade<C> for Yamux {
 /// A connection. yamux only moves while it is asked for inbound streams, and the swarm asks for them
 /// when it has room; so those that come in between wait in `untaken`.
 pub struct Muxer<C> {
-    connection: Connection<Cut<C>>,
+    connection: Connection<Frames<C>>,
     untaken: VecDeque<Stream>,
     taker: Option<Waker>,
 }
@@ -76,7 +76,7 @@ pub struct Muxer<C> {
 impl<C: AsyncRead + AsyncWrite + Unpin> Muxer<C> {
     fn new(io: C, mode: Mode) -> Muxer<C> {
         Muxer {
-            connection: Connection::new(Cut::new(io), config(), mode),
+            connection: Connection::new(Frames::new(io), config(), mode),
             untaken: VecDeque::new(),
             taker: None,
         }
