@@ -9,12 +9,14 @@
 
 use std::time::Duration;
 
+use crate::net::transport::FRAME;
+
 /// How long a write should keep the link busy.
 const SPAN: Duration = Duration::from_millis(2);
-/// The least that is written at once (headers of yamux and TLS take 0.7 % of so little), and the most, which is
-/// yamux's longest frame here.
+/// The least that is written at once (headers of yamux and TLS take 0.7 % of so little), and the most: longer
+/// writes are cut into frames of that.
 const LEAST: usize = 8 << 10;
-const MOST: usize = 128 << 10;
+const MOST: usize = FRAME;
 /// The rate is that of about so long: longer than what waits on the way takes to leave, which the first
 /// blocks after a pause fill at once, whatever the link carries.
 const MEMORY: Duration = Duration::from_millis(100);

@@ -16,6 +16,7 @@ use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::{PeerId, Transport, dns, noise, quic, tcp};
 
+pub use muxer::FRAME;
 pub use security::{Secured, Security};
 #[cfg(test)]
 pub use tls::Tls;

@@ -19,7 +19,7 @@ use super::frames::Frames;
 const MAX_STREAMS: usize = 128;
 const WINDOW_GROWTH: usize = 16 << 20;
 /// The longest frame that is sent.
-const FRAME: usize = 128 << 10;
+pub const FRAME: usize = 128 << 10;
 /// Streams opened by the peer that nobody has taken yet; more are reset.
 const MAX_UNTAKEN: usize = 64;
 
