@@ -38,8 +38,7 @@ struct Known {
     addrs: Vec<Multiaddr>,
     agent: String,
     protocols: Vec<String>,
-    /// Whether it speaks Bitswap; `None` until it has told.
-    bitswap: Option<bool>,
+    bitswap: late::Told,
     rtt: Option<Duration>,
     dialed: bool,
     /// The remote address of each connection.
@@ -59,6 +58,7 @@ pub struct Task {
     pub(super) dht: Dht,
     bootstrap: Bootstrap,
     pub(super) seek: Seek,
+    pub(super) late: late::Late,
 }
 
 impl Task {
@@ -82,6 +82,7 @@ impl Task {
             dht: Dht::new(state_dir),
             bootstrap: Bootstrap::new(bootstrap, Instant::now()),
             seek: Seek::default(),
+            late: late::Late::default(),
         }
     }
 
@@ -163,7 +164,7 @@ impl Task {
 
     fn wake(&self) -> Instant {
         let idle = Instant::now() + Duration::from_secs(3_600);
-        [self.dht.wake(), self.bootstrap.wake(), self.seek.wake()]
+        [self.dht.wake(), self.bootstrap.wake(), self.seek.wake(), self.late.wake()]
             .into_iter()
             .flatten()
             .fold(idle, Instant::min)
@@ -173,6 +174,7 @@ impl Task {
         self.dht_time(now);
         self.forget_unwatched();
         self.seek_due(now);
+        self.meet_again(now);
         let swarm = &mut self.swarm;
         for (peer, addrs) in self.bootstrap.due(now, |p| swarm.is_connected(p)) {
             dial::quietly(swarm, peer, addrs);
@@ -394,7 +396,9 @@ impl Task {
         let exchange = ours && has(exchange::PROTOCOL.as_ref());
         let bitswap = bitswap::PROTOCOLS.iter().any(|(p, _)| has(p.as_ref()));
         let (wan, lan) = (has(WAN_KAD.as_ref()), has(LAN_KAD.as_ref()));
-        let late = late::took_up(&mut k.bitswap, bitswap);
+        // Dunlin's own exchange opens its streams whenever it likes.
+        let near = matches!(remote, Some(Scope::Loopback | Scope::Lan));
+        let late = !exchange && k.bitswap.is_late(bitswap, near, k.connections.len(), Instant::now());
         k.addrs.clone_from(&addrs);
         k.agent = info.agent_version.chars().filter(|c| !c.is_control()).take(128).collect();
         k.protocols = info.protocols.iter().take(64).map(ToString::to_string).collect();
@@ -406,7 +410,7 @@ impl Task {
         });
         self.bootstrap.reached(&peer);
         if let Some(seen_at) = seen_at.filter(|_| late) {
-            self.meet_again(peer, &addrs, &seen_at);
+            self.will_meet_again(peer, &addrs, &seen_at);
         }
         self.tell(Event::Identified { peer, exchange, bitswap, addrs });
     }

@@ -362,10 +362,15 @@ async fn identify_with_many_addresses_and_protocols_is_cut_short() {
     }
 }
 
-#[tokio::test]
-async fn a_peer_that_takes_up_bitswap_after_it_connected_is_met_again() {
+/// A peer connects that speaks Bitswap already or takes it up once it has told what it speaks; until it is connected
+/// with again.
+async fn is_met_again(at_first: bool) {
     let mut node = Node::new(TCP).await;
     let mut late = hostile(0, 0);
+    let take_up = |late: &mut Swarm<Hostile>| late.behaviour().names.add(bitswap::PROTOCOLS[0].0.clone());
+    if at_first {
+        take_up(&mut late);
+    }
     late.listen_on(TCP.parse().unwrap()).unwrap();
     let mut connections = 0;
     let mut dialled = false;
@@ -373,9 +378,8 @@ async fn a_peer_that_takes_up_bitswap_after_it_connected_is_met_again() {
         let event = tokio::select! {
             event = timeout(LONG, late.select_next_some()) => event.expect("it is met again"),
             event = node.events.recv() => {
-                // It has told that it does not speak Bitswap; now it does, as a kubo that starts.
                 if let Some(Event::Identified { bitswap: false, .. }) = event {
-                    late.behaviour().names.add(bitswap::PROTOCOLS[0].0.clone());
+                    take_up(&mut late);
                     late.behaviour_mut().identify.push([node.id()]);
                 }
                 continue;
@@ -394,4 +398,15 @@ async fn a_peer_that_takes_up_bitswap_after_it_connected_is_met_again() {
             _ => {}
         }
     }
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_up_bitswap_after_it_connected_is_met_again() {
+    is_met_again(false).await;
+}
+
+/// As a kubo that took up Bitswap between the connection and its answer to identify: its get waited without end.
+#[tokio::test]
+async fn a_peer_nearby_that_names_bitswap_at_once_is_met_again() {
+    is_met_again(true).await;
 }
