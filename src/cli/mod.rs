@@ -31,6 +31,7 @@ mod lab;
 mod limits;
 mod list;
 mod ls;
+mod malloc;
 mod output;
 mod pardon;
 mod pause;
@@ -68,6 +69,7 @@ impl Context {
 
 /// Runs one command: 0 done, 1 failed, 2 bad usage, 130 interrupted. Errors are one line on stderr.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    malloc::keep_what_is_freed();
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => return not_run(&error),

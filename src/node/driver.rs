@@ -273,6 +273,8 @@ impl Driver {
             }
             Call::Forget { key, reply } => {
                 self.deactivate(key);
+                // Whoever is in its swarm is told so while its name is here.
+                self.carry_out();
                 self.contents.remove(key);
                 let _ = reply.send(());
             }

@@ -101,6 +101,7 @@ impl Driver {
             let oldest = parts.first().map(|(k, _)| *k).filter(|_| unused.is_empty());
             for key in unused.into_iter().chain(oldest) {
                 self.deactivate(key);
+                self.carry_out();
                 self.contents.remove(key);
             }
         }

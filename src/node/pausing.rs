@@ -323,6 +323,25 @@ mod tests {
         w.nobody_is_banned();
     }
 
+    /// It had no name any more when the engine's last words were carried out: peers waited for their time-outs.
+    #[tokio::test]
+    async fn what_is_removed_leaves_its_swarm_and_refuses_what_was_asked() {
+        let (store, key, root) = shared();
+        let mut w = World::new(store.clone()).await;
+        let (reply, done) = oneshot::channel();
+        let known = Box::new(compared(&*store, key).unwrap());
+        w.ends.calls.send(Call::Serve { known, reply }).await.unwrap();
+        done.await.unwrap();
+        w.say(join(root)).await;
+        w.hears("joined", |m| matches!(m, Message::Joined { choked: false, .. }).then_some(())).await;
+        let (reply, done) = oneshot::channel();
+        w.ends.calls.send(Call::Forget { key, reply }).await.unwrap();
+        done.await.unwrap();
+        w.leaves().await;
+        w.say(ask(root)).await;
+        assert_eq!(w.refused().await, Some(Why::Gone));
+    }
+
     type End = oneshot::Receiver<Result<Shared, Failure>>;
 
     /// A fetch has begun; what its waiter hears, and how it ends.

@@ -89,6 +89,9 @@ impl<R: Paged> PageCache<R> {
 pub struct Handle {
     pub file: File,
     pub writable: bool,
+    /// Held while writing. The kernel lets one write to a file at a time; who waits for it there burns a processor that
+    /// others could use.
+    pub writing: Mutex<()>,
     /// For messages.
     pub path: PathBuf,
 }

@@ -219,7 +219,12 @@ impl FsStore {
         let single = rec.path.is_empty();
         let root = self.root(c, single, write)?;
         let opened = if write { root.open_write(&rec.path)? } else { root.open_read(&rec.path)? };
-        let h = Arc::new(Handle { file: opened, writable: write, path: root.full(&rec.path) });
+        let h = Arc::new(Handle {
+            file: opened,
+            writable: write,
+            writing: Mutex::default(),
+            path: root.full(&rec.path),
+        });
         self.files.put(c.key, file, h.clone());
         Ok(h)
     }

@@ -93,6 +93,7 @@ impl FsStore {
             None => self.handle(c, place.file, &self.file_rec(c, place.file)?, true)?,
         };
         let mut at = place.offset;
+        let _one = lock(&h.writing);
         for segment in segments {
             h.file.write_all_at(segment, at).map_err(|e| StoreError::io(&h.path, e))?;
             at += segment.len() as u64;
