@@ -212,6 +212,19 @@ mod tests {
             World { ends, control: control_rx, data: data_rx, peer }
         }
 
+        async fn serve(&self, store: &MemStore, key: ContentKey) {
+            let (reply, done) = oneshot::channel();
+            let known = Box::new(compared(store, key).unwrap());
+            self.ends.calls.send(Call::Serve { known, reply }).await.unwrap();
+            done.await.unwrap();
+        }
+
+        /// The peer joins, and is unchoked.
+        async fn is_joined(&mut self, root: Cid) {
+            self.say(join(root)).await;
+            self.hears("joined", |m| matches!(m, Message::Joined { choked: false, .. }).then_some(())).await;
+        }
+
         async fn pause(&self, root: Cid, paused: bool) {
             let (reply, done) = oneshot::channel();
             self.ends.calls.send(Call::Pause { root, paused, reply }).await.unwrap();
@@ -290,13 +303,9 @@ mod tests {
     async fn a_paused_seed_leaves_its_swarm_and_the_dht_and_comes_back_to_both() {
         let (store, key, root) = shared();
         let mut w = World::new(store.clone()).await;
-        let (reply, done) = oneshot::channel();
-        let known = Box::new(compared(&*store, key).unwrap());
-        w.ends.calls.send(Call::Serve { known, reply }).await.unwrap();
-        done.await.unwrap();
+        w.serve(&store, key).await;
         assert!(w.provides().await);
-        w.say(join(root)).await;
-        w.hears("joined", |m| matches!(m, Message::Joined { choked: false, .. }).then_some(())).await;
+        w.is_joined(root).await;
         w.say(ask(root)).await;
         assert_eq!(w.refused().await, None);
 
@@ -325,15 +334,11 @@ mod tests {
 
     /// It had no name any more when the engine's last words were carried out: peers waited for their time-outs.
     #[tokio::test]
-    async fn what_is_removed_leaves_its_swarm_and_refuses_what_was_asked() {
+    async fn what_is_removed_leaves_its_swarm() {
         let (store, key, root) = shared();
         let mut w = World::new(store.clone()).await;
-        let (reply, done) = oneshot::channel();
-        let known = Box::new(compared(&*store, key).unwrap());
-        w.ends.calls.send(Call::Serve { known, reply }).await.unwrap();
-        done.await.unwrap();
-        w.say(join(root)).await;
-        w.hears("joined", |m| matches!(m, Message::Joined { choked: false, .. }).then_some(())).await;
+        w.serve(&store, key).await;
+        w.is_joined(root).await;
         let (reply, done) = oneshot::channel();
         w.ends.calls.send(Call::Forget { key, reply }).await.unwrap();
         done.await.unwrap();
