@@ -1,6 +1,8 @@
 //! The inner nodes of a simulated content: a balanced UnixFS DAG whose leaves are the chunks.
 
+use crate::bitfield::Bitfield;
 use crate::engine::event::NodeId;
+use crate::units::ChunkIndex;
 
 /// Links of an inner node, as in the project's default profile.
 const FAN_OUT: u32 = 174;
@@ -60,6 +62,14 @@ impl Dag {
     /// The length of a chunk, in bytes.
     pub fn len_of(&self, chunk: u32) -> u32 {
         if chunk + 1 == self.chunks { self.last_len } else { self.chunk_len }
+    }
+
+    /// The bytes of these chunks.
+    pub fn bytes_of(&self, have: &Bitfield) -> u64 {
+        let last = self.chunks - 1;
+        let short = ChunkIndex::new(last).is_some_and(|c| have.contains(c));
+        let short = u64::from(short) * u64::from(self.chunk_len - self.last_len);
+        u64::from(have.len()) * u64::from(self.chunk_len) - short
     }
 
     pub fn node_count(&self) -> u32 {

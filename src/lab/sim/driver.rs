@@ -108,7 +108,7 @@ impl World<'_> {
         let held = chunks.iter().copied().find(|&c| p.have.contains(c));
         let Some(conn) = p.conn_mut(j) else { return };
         conn.asked.extend(chunks.iter().map(|c| c.get()));
-        p.open += chunks.len() as u64;
+        self.books.open[i as usize] += chunks.len() as u64;
         self.ledger.asked += chunks.len() as u64;
         if let Some(c) = held {
             self.breach(format!("{i} asks {j} for chunk {c}, which it has"));
@@ -194,7 +194,8 @@ impl World<'_> {
             return;
         };
         let asked = take(&mut conn.asked, parcel.chunk);
-        p.open = p.open.saturating_sub(u64::from(asked));
+        let open = &mut self.books.open[to as usize];
+        *open = open.saturating_sub(u64::from(asked));
         p.tally.down_bytes += len;
         let key = p.names.key(from);
         let arrival = p.engine.handle_chunk(now, key, CONTENT, chunk, len);
@@ -231,6 +232,7 @@ impl World<'_> {
         let from = p.names.key(from);
         p.engine.handle_store(now, StoreResult::Stored { content: CONTENT, chunk, from });
         self.ledger.kept += len;
+        self.books.held[to as usize] += len;
         self.last_chunk = now;
         self.count_copy(to, chunk);
         if !new {
@@ -283,7 +285,7 @@ impl World<'_> {
             }
             Message::Refuse(chunk, why) => {
                 let asked = take(&mut c.asked, chunk.get());
-                let open = &mut self.peers[to as usize].open;
+                let open = &mut self.books.open[to as usize];
                 *open = open.saturating_sub(u64::from(asked));
                 self.ledger.answered += u64::from(asked);
                 if !asked {

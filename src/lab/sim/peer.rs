@@ -1,6 +1,6 @@
 //! A simulated peer: the real engine, and around it what the node's driver, store and sockets would be.
 
-use super::dag::Walk;
+use super::dag::{Dag, Walk};
 use super::link::{DownLink, UpLink};
 use crate::bitfield::Bitfield;
 use crate::engine::Engine;
@@ -60,8 +60,6 @@ pub struct Peer {
     pub conns: Vec<Conn>,
     /// Their peers alone: what is searched for every message should lie close together.
     order: Vec<u32>,
-    /// Our requests that are not answered, over all connections.
-    pub open: u64,
     /// Connections being made.
     pub dialling: Vec<u32>,
     pub banned: Vec<u32>,
@@ -101,7 +99,6 @@ impl Peer {
             joined: false,
             conns: Vec::new(),
             order: Vec::new(),
-            open: 0,
             dialling: Vec::new(),
             banned: Vec::new(),
             bitten_by: Vec::new(),
@@ -161,11 +158,15 @@ impl Peer {
         std::mem::take(&mut self.conns)
     }
 
-    /// Its own books, and those of its engine.
-    pub fn check(&self) -> Result<(), String> {
-        let open: usize = self.conns.iter().map(|c| c.asked.len()).sum();
-        if open as u64 != self.open {
-            return Err(format!("{open} requests are open, not {}", self.open));
+    /// The books on it (requests open, bytes held), and those of its engine.
+    pub fn check(&self, open: u64, held: u64, dag: &Dag) -> Result<(), String> {
+        let asked: usize = self.conns.iter().map(|c| c.asked.len()).sum();
+        if asked as u64 != open {
+            return Err(format!("{asked} requests are open, not {open}"));
+        }
+        let has = if self.plan.role.fetches() { dag.bytes_of(&self.have) } else { 0 };
+        if has != held {
+            return Err(format!("{has} bytes are held, yet {held} were verified"));
         }
         let unchoked = self.conns.iter().filter(|c| !c.choked).count();
         if unchoked as u64 > u64::from(self.engine.slots()) {

@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::calendar::Calendar;
-use super::check::{Ledger, SimError, Step, Trace};
+use super::check::{Books, Ledger, SimError, Step, Trace};
 use super::dag::{Dag, Walk};
 use super::link::Parcel;
 use super::message::Message;
 use super::peer::{Names, Peer};
-use crate::bitfield::Bitfield;
 use crate::engine::Engine;
 use crate::engine::config::{Config, Slots as EngineSlots};
 use crate::engine::event::{ContentEvent, PeerEvent, PeerKind};
@@ -103,6 +102,7 @@ pub struct World<'a> {
     /// Those that are there.
     pub here: Vec<u32>,
     pub ledger: Ledger,
+    pub books: Books,
     pub trace: Trace,
     pub banned: BTreeSet<u32>,
     /// For each chunk, how many honest peers that are there hold it.
@@ -140,6 +140,7 @@ impl<'a> World<'a> {
             rng: Rng::new(seed).fork(1),
             here: Vec::new(),
             ledger: Ledger::default(),
+            books: Books::default(),
             trace: Trace::default(),
             banned: BTreeSet::new(),
             unkept: copies.len() as u32,
@@ -188,6 +189,8 @@ impl<'a> World<'a> {
         let peer = Peer::new(plan, Engine::new(config, engine_seed), walk, names);
         self.waiting += u32::from(peer.counts());
         self.peers.push(peer);
+        self.books.open.push(0);
+        self.books.held.push(0);
     }
 
     /// Runs to the end: everybody counted has everything, or nothing more can come.
@@ -195,6 +198,7 @@ impl<'a> World<'a> {
         let end = Time::from_secs_f64(self.scenario.max_s.min(1e9));
         while self.waiting > 0 && self.step(end)? {}
         self.check_whole();
+        (0..self.peers.len()).for_each(|i| self.check_one(i));
         self.sample();
         self.fail_if_broken()
     }
@@ -311,7 +315,7 @@ impl<'a> World<'a> {
         }
         p.alive = false;
         p.tally.left = Some(self.now);
-        p.open = 0;
+        self.books.open[i as usize] = 0;
         let conns = p.disconnect_all();
         for c in conns {
             self.drop_line(i, c.id);
@@ -474,8 +478,8 @@ impl<'a> World<'a> {
         self.note(at, "loses", peer, conn);
         self.drop_line(at, c.id);
         self.ledger.answered += c.asked.len() as u64;
+        self.books.open[at as usize] -= c.asked.len() as u64;
         let p = &mut self.peers[at as usize];
-        p.open -= c.asked.len() as u64;
         p.engine.handle_peer(self.now, p.names.key(peer), PeerEvent::Disconnected);
         self.flush(at);
     }
@@ -564,31 +568,18 @@ impl<'a> World<'a> {
 
     /// What must hold over the whole swarm, and within one peer (each in turn).
     fn check_whole(&mut self) {
-        let turn = self.checks % self.peers.len().max(1);
+        self.check_one(self.checks % self.peers.len().max(1));
         self.checks += 1;
-        if let Some(Err(what)) = self.peers.get(turn).map(|p| p.check()) {
-            self.breach(format!("{what} at peer {turn}"));
-        }
-        let (mut open, mut held) = (0, 0);
-        for p in &self.peers {
-            open += p.open;
-            if p.plan.role.fetches() && p.joined {
-                held += self.bytes_of(&p.have);
-            }
-        }
+        let (open, held) = (self.books.open.iter().sum(), self.books.held.iter().sum());
         if let Some(what) = self.ledger.imbalance(open, held) {
             self.breach(what);
         }
     }
 
-    fn bytes_of(&self, have: &Bitfield) -> u64 {
-        let last = self.dag.chunks() - 1;
-        let full = u64::from(have.len()) * u64::from(self.dag.len_of(0));
-        let has_last = ChunkIndex::new(last).is_some_and(|c| have.contains(c));
-        if has_last && last > 0 {
-            full - u64::from(self.dag.len_of(0)) + u64::from(self.dag.len_of(last))
-        } else {
-            full
+    fn check_one(&mut self, i: usize) {
+        let Some(p) = self.peers.get(i) else { return };
+        if let Err(what) = p.check(self.books.open[i], self.books.held[i], &self.dag) {
+            self.breach(format!("{what} at peer {i}"));
         }
     }
 }
