@@ -21,6 +21,8 @@ use super::scan::{FileEntry, Scan};
 
 /// Chunks (and files of one chunk) hashed between two steps of putting them together.
 const WINDOW: usize = 512;
+/// Of these, what a thread takes at a time: the others wait for whoever is last, at the end of each window.
+const TURN: usize = 4;
 
 thread_local! {
     /// Each thread reads into its own buffer, again and again.
@@ -91,7 +93,7 @@ impl Hasher<'_> {
             let done: Result<Vec<Done>, StoreError> = if jobs.len() == 1 {
                 jobs.iter().map(|j| self.hash(j)).collect()
             } else {
-                jobs.par_iter().map(|j| self.hash(j)).collect()
+                jobs.par_iter().with_max_len(TURN).map(|j| self.hash(j)).collect()
             };
             for (job, done) in jobs.iter().zip(done?) {
                 bytes += self.put_together(job, done, &mut builder, &mut out, staging)?;
