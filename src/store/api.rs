@@ -164,6 +164,10 @@ pub trait Store: Send + Sync + 'static {
     fn have(&self, key: ContentKey) -> Result<Bitfield, StoreError>;
     /// Syncs written data, then commits which chunks are held.
     fn checkpoint(&self) -> Result<(), StoreError>;
+    /// A process's last one, which does not wait for the disk for what is complete: the next process sees to that.
+    fn last_checkpoint(&self) -> Result<(), StoreError> {
+        self.checkpoint()
+    }
     /// All chunks are held: empty folders, symlinks, modes; then renames to the final path, which it returns.
     fn finish_fetch(&self, key: ContentKey) -> Result<PathBuf, StoreError>;
     /// Hashes everything again; chunks that no longer match are lost. Returns the runs lost and the files to blame.

@@ -12,7 +12,8 @@
 //! # Rules
 //!
 //! 1. Verify, then write: only a [`VerifiedChunk`](crate::content::chunk::VerifiedChunk) can be written.
-//! 2. Held bits are committed only after the bytes they speak of were synced ([`Store::checkpoint`]).
+//! 2. Held bits are committed only after the bytes they speak of were synced ([`Store::checkpoint`]). A finished fetch may be
+//!    committed before: then the record names the machine's boot, and after another one it is hashed before it is believed.
 //! 3. A file is believed while its [`signature`] is the one it had when it was hashed; a signature too young to be
 //!    trusted, or none (a fetch in progress), means that what is read is hashed again before it is served.
 //! 4. A file of the user's that changed is withdrawn, named in [`ContentInfo::changed`], and comes back by [`Store::verify`].

@@ -42,6 +42,9 @@ pub struct ContentRec {
     pub dirty: bool,
     /// Every chunk is held, so the index has no bitmaps of it.
     pub held_all: bool,
+    /// The machine's boot in which a fetch was finished whose bytes no sync has covered since.
+    #[serde(default)]
+    pub unsynced: Option<String>,
     /// Device and inode of a complete fetch, to know it again at its `.part` if it was not renamed after all.
     pub part_id: Option<(u64, u64)>,
     pub changed: Vec<PathBuf>,
@@ -70,6 +73,7 @@ impl ContentRec {
             force: false,
             dirty: false,
             held_all: false,
+            unsynced: None,
             part_id: None,
             changed: Vec::new(),
             fingerprint: None,

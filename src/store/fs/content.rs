@@ -16,7 +16,7 @@ use super::super::{ContentInfo, Origin};
 /// Files named in [`ContentInfo::changed`] at most.
 const CHANGED_NAMED: usize = 16;
 
-/// Locks are taken in this order: `preparing`, `layout`, an index transaction, `state`.
+/// Locks are taken in this order: `preparing`, the store's `checkpointing`, `layout`, an index transaction, `state`.
 #[derive(Debug)]
 pub struct Content {
     pub key: ContentKey,
@@ -26,6 +26,7 @@ pub struct Content {
     state: Mutex<State>,
     /// What is on disk was compared with the records since the store was opened.
     pub ready: AtomicBool,
+    /// Held by who brings disk and records together: before the first use, and at the end of a fetch.
     pub preparing: Mutex<()>,
 }
 

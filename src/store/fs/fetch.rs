@@ -12,6 +12,7 @@ use super::super::records::ContentRec;
 use super::super::{NewFetch, Origin, StoreError, import, index};
 use super::FsStore;
 use super::content::{Content, lock, part_path};
+use super::write::Extent;
 
 impl FsStore {
     pub(super) fn begin(&self, new: &NewFetch) -> Result<ContentKey, StoreError> {
@@ -107,25 +108,32 @@ impl FsStore {
             }
             remove_any(&part)?;
         }
+        self.begin_over(c)?;
+        {
+            let mut s = c.state();
+            // Walked again, so that bytes which inner nodes carry are written again.
+            s.rec.manifest_complete = false;
+            s.rec.force = new.force;
+        }
+        self.save(Extent::Fetching)
+    }
+
+    /// A complete content is a fetch again, of which nothing is known to be held.
+    pub(super) fn begin_over(&self, c: &Content) -> Result<(), StoreError> {
         self.files.forget_content(c.key);
         let files = c.state().rec.files;
         self.edit_file_records(c, 0..files, |_, rec| {
             (rec.sig, rec.young, rec.changed) = (None, false, false)
         })?;
-        {
-            let mut s = c.state();
-            s.held = Bitfield::new();
-            s.proved = Bitfield::new();
-            s.all_pages_dirty();
-            s.rec.held_bytes = 0;
-            s.rec.changed.clear();
-            (s.rec.complete, s.rec.held_all, s.rec.dirty) = (false, false, true);
-            // Walked again, so that bytes which inner nodes carry are written again.
-            s.rec.manifest_complete = false;
-            (s.rec.force, s.rec.part_id) = (new.force, None);
-            s.rec_dirty = true;
-        }
-        self.save()
+        let mut s = c.state();
+        s.held = Bitfield::new();
+        s.proved = Bitfield::new();
+        s.all_pages_dirty();
+        s.rec.held_bytes = 0;
+        s.rec.changed.clear();
+        (s.rec.complete, s.rec.held_all, s.rec.dirty) = (false, false, true);
+        (s.rec.part_id, s.rec.unsynced, s.rec_dirty) = (None, None, true);
+        Ok(())
     }
 
     fn begin_anew(&self, new: &NewFetch) -> Result<ContentKey, StoreError> {
@@ -137,7 +145,7 @@ impl FsStore {
             ..ContentRec::new(new.root, new.name.clone(), origin, created)
         };
         // Durable at once: a `.part` that nobody knows could not be taken up.
-        let key = self.index.write(true, |w| {
+        let key = self.durably(|w| {
             let key = index::next_key(w)?;
             index::put_content(w, key, &rec)?;
             Ok(key)
@@ -155,7 +163,7 @@ impl FsStore {
             let s = c.state();
             (s.rec.chunks, (delete_part && !s.rec.complete).then(|| s.place()))
         };
-        self.index.write(true, |w| index::delete_content(w, key, chunks))?;
+        self.durably(|w| index::delete_content(w, key, chunks))?;
         self.contents.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
         self.chunk_pages.forget_content(key);
         self.file_pages.forget_content(key);

@@ -9,6 +9,7 @@ use rustix::fs::{CWD, Mode, RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use crate::content::manifest::Meta;
+use crate::units::ContentKey;
 
 use super::super::records::{ContentRec, EntryRec, FileRec};
 use super::super::signature::Signature;
@@ -39,7 +40,12 @@ type Seen = BTreeSet<(u64, u64)>;
 
 impl FsStore {
     pub(super) fn finish(&self, c: &Content) -> Result<PathBuf, StoreError> {
-        let _one = lock(&self.checkpointing);
+        let _one = lock(&c.preparing);
+        self.finish_prepared(c)
+    }
+
+    /// The caller has `preparing`.
+    pub(super) fn finish_prepared(&self, c: &Content) -> Result<PathBuf, StoreError> {
         let (part, dest, force) = {
             let s = c.state();
             let dest = s.rec.origin.path().to_owned();
@@ -52,23 +58,34 @@ impl FsStore {
             }
             (s.place(), dest, s.rec.force)
         };
-        if !force && exists(&dest) {
+        let replaces = exists(&dest);
+        if !force && replaces {
             return Err(StoreError::Exists { path: dest });
         }
+        let unsynced = self.opts.boot.clone().filter(|_| !replaces);
+        // A checkpoint may be syncing what was written here.
+        let _synced = unsynced.is_none().then(|| lock(&self.checkpointing));
         let top = self.top(c)?;
         let root = self.root(c, !matches!(top, Top::Folder), true)?;
         let sigs = self.complete_part(c, &root, &top)?;
-        self.sync_content(c)?;
-        self.restore_folders(c, &root)?;
         let file = matches!(top, Top::File);
-        if !file {
+        if unsynced.is_some() {
+            lock(&self.written).whole.insert(c.key);
+        } else {
+            self.sync_content(c)?;
+        }
+        self.restore_folders(c, &root)?;
+        if unsynced.is_none() && !file {
             // The names in it, before a commit that speaks of them; a single file's went with its bytes.
             sync_folder(&dest)?;
         }
-        self.commit_finished(c, &sigs, &Move { part: &part, dest: &dest, force })?;
+        self.commit_finished(c, &sigs, &Move { part: &part, dest: &dest, force }, unsynced.clone())?;
+        if unsynced.is_some() {
+            self.take_written(c);
+        }
         if file {
             self.note_new_ctime(c, &dest)?;
-        } else {
+        } else if unsynced.is_none() {
             sync_folder(&dest)?;
         }
         Ok(dest)
@@ -180,16 +197,19 @@ impl FsStore {
         Ok(StoreError::Incomplete { missing: missing.max(1) })
     }
 
+    /// What was written to one content, for somebody else to sync than the next checkpoint.
+    fn take_written(&self, c: &Content) -> BTreeSet<(ContentKey, u32)> {
+        let mut written = lock(&self.written);
+        written.inline.retain(|f| f.0 != c.key);
+        let range = (c.key, 0)..=(c.key, u32::MAX);
+        let mine = written.files.range(range).copied().collect();
+        written.files.retain(|f| f.0 != c.key);
+        mine
+    }
+
     /// Syncs what was written to one content.
     fn sync_content(&self, c: &Content) -> Result<(), StoreError> {
-        let mine: BTreeSet<_> = {
-            let mut written = lock(&self.written);
-            written.inline.retain(|f| f.0 != c.key);
-            let range = (c.key, 0)..=(c.key, u32::MAX);
-            let mine: BTreeSet<_> = written.files.range(range).copied().collect();
-            written.files.retain(|f| f.0 != c.key);
-            mine
-        };
+        let mine = self.take_written(c);
         self.sync(&mine).inspect_err(|_| lock(&self.written).files.extend(&mine))
     }
 
@@ -218,7 +238,13 @@ impl FsStore {
     /// Commits that the content is complete, then renames it. A kill in between, or a power cut that undoes the
     /// rename, leaves a `.part` that the next start knows by its id, and renames. The other way round there would be
     /// a moment at which nothing tells what lies at the final path from any file of the user's.
-    fn commit_finished(&self, c: &Content, sigs: &[Signature], to: &Move<'_>) -> Result<(), StoreError> {
+    fn commit_finished(
+        &self,
+        c: &Content,
+        sigs: &[Signature],
+        to: &Move<'_>,
+        unsynced: Option<String>,
+    ) -> Result<(), StoreError> {
         let _layout = c.changing();
         let lies = rustix::fs::lstat(to.part).map_err(|e| StoreError::io(to.part, e))?;
         let part_id = Some((Signature::of(&lies).dev, Signature::of(&lies).ino));
@@ -229,11 +255,11 @@ impl FsStore {
             let size: u64 = sigs.iter().map(|sig| sig.size).sum();
             let held_bytes = size.saturating_sub(known.inline_bytes);
             let rec = ContentRec { complete: true, dirty: false, held_all: true, part_id, ..known };
-            let rec = ContentRec { size, held_bytes, ..rec };
+            let rec = ContentRec { size, held_bytes, unsynced, ..rec };
             (s.frames.clone(), s.lens.clone(), rec)
         };
         let now = self.now();
-        let done = self.index.write(true, |w| {
+        let done = self.durably(|w| {
             let bytes: Vec<(u32, Vec<u8>)> = frames.iter().map(|(n, f)| (*n, f.encode())).collect();
             index::put_frames(w, c.key, bytes.iter().map(|(n, b)| (*n, b.as_slice())))?;
             layout::set_lens(w, c.key, &lens)?;
@@ -253,7 +279,7 @@ impl FsStore {
         let mut s = c.state();
         if done.is_ok() {
             (s.rec.complete, s.rec.dirty, s.rec.held_all, s.rec.part_id) = (true, false, true, part_id);
-            (s.rec.size, s.rec.held_bytes) = (rec.size, rec.held_bytes);
+            (s.rec.size, s.rec.held_bytes, s.rec.unsynced) = (rec.size, rec.held_bytes, rec.unsynced);
             (s.rec_dirty, s.held_dirty, s.lens_dirty) = (false, BTreeSet::new(), BTreeSet::new());
             s.proved = Default::default();
             s.frames.clear();
@@ -330,7 +356,7 @@ pub(super) fn rename(part: &Path, dest: &Path, force: bool) -> Result<(), StoreE
 }
 
 /// Makes the rename durable.
-fn sync_folder(dest: &Path) -> Result<(), StoreError> {
+pub(super) fn sync_folder(dest: &Path) -> Result<(), StoreError> {
     let parent = dest.parent().unwrap_or(Path::new("/"));
     let dir = File::open(parent).map_err(|e| StoreError::io(parent, e))?;
     match rustix::fs::fsync(&dir) {

@@ -9,6 +9,7 @@ mod lost;
 mod read;
 mod recover;
 mod staging;
+mod unsynced;
 mod verify;
 mod write;
 
@@ -32,7 +33,8 @@ use super::records::{ChunkRec, FileRec};
 use super::tree::Root;
 use super::{ChunkRead, ContentInfo, NewFetch, Notes, Store, StoreError};
 use caches::{FileCache, Handle, PageCache};
-use content::Content;
+use content::{Content, lock};
+use write::Extent;
 
 pub use staging::{Staged, Staging};
 
@@ -45,12 +47,21 @@ pub struct Options {
     pub fold_case: bool,
     /// Nanoseconds since the Unix epoch.
     pub clock: fn() -> i64,
+    /// Names the time since the machine's start, within which nothing that was written is lost, synced or not.
+    /// `None`: that cannot be told, so all is synced before it is believed.
+    pub boot: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { cache_bytes: 8 << 20, fold_case: false, clock: system_clock }
+        Options { cache_bytes: 8 << 20, fold_case: false, clock: system_clock, boot: boot_id() }
     }
+}
+
+/// Linux makes one at each start (random(4)).
+fn boot_id() -> Option<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned()).filter(|id| !id.is_empty())
 }
 
 fn system_clock() -> i64 {
@@ -82,6 +93,8 @@ struct Written {
     files: BTreeSet<(ContentKey, u32)>,
     /// Those of them that bytes were written to which no held bit covers.
     inline: BTreeSet<(ContentKey, u32)>,
+    /// Complete contents of which all is to be synced.
+    whole: BTreeSet<ContentKey>,
 }
 
 impl FsStore {
@@ -115,6 +128,9 @@ impl FsStore {
                 continue;
             }
             let held = self.index.held(key, &rec)?;
+            if rec.unsynced.is_some() && rec.unsynced == self.opts.boot {
+                lock(&self.written).whole.insert(key);
+            }
             self.insert(Content::new(key, rec, held, true));
         }
         Ok(())
@@ -122,14 +138,14 @@ impl FsStore {
 
     /// A clean stop: the next start need not look for writes that no checkpoint covers. Dropping does it too.
     pub fn close(&self) -> Result<(), StoreError> {
-        self.checkpoint()?;
+        self.last_checkpoint()?;
         for c in self.all() {
             let clean = { c.state().rec.dirty && c.ready.load(Ordering::Acquire) };
             if clean {
                 self.note_part_signatures(&c)?;
             }
         }
-        self.save()
+        self.last_checkpoint()
     }
 
     /// Leaves everything as a killed process would (for tests).
@@ -235,16 +251,31 @@ impl FsStore {
         if rel.is_empty() { place } else { place.join(rel) }
     }
 
+    /// One transaction that is on the disk when this returns, and with it whatever was committed before.
+    fn durably<T>(
+        &self,
+        f: impl FnOnce(&redb::WriteTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let unsaved = self.unsaved.swap(false, Ordering::AcqRel);
+        let done = self.index.write(true, f);
+        if done.is_err() && unsaved {
+            self.unsaved.store(true, Ordering::Release);
+        }
+        done
+    }
+
     /// Commits the record of a content now, durably or with the next that is. Not to be called while its layout is held.
     fn commit_rec(&self, c: &Content, durable: bool) -> Result<(), StoreError> {
         let _layout = c.reading();
-        self.index.write(durable, |w| {
+        let put = |w: &redb::WriteTransaction| {
             let rec = c.state().rec.clone();
             index::put_content(w, c.key, &rec)
-        })?;
-        if !durable {
-            self.unsaved.store(true, Ordering::Relaxed);
+        };
+        if durable {
+            return self.durably(put);
         }
+        self.index.write(false, put)?;
+        self.unsaved.store(true, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -396,7 +427,11 @@ impl Store for FsStore {
     }
 
     fn checkpoint(&self) -> Result<(), StoreError> {
-        self.save()
+        self.save(Extent::All)
+    }
+
+    fn last_checkpoint(&self) -> Result<(), StoreError> {
+        self.save(Extent::Fetching)
     }
 
     fn finish_fetch(&self, key: ContentKey) -> Result<PathBuf, StoreError> {
@@ -420,7 +455,6 @@ impl Store for FsStore {
     }
 
     fn note(&self, kind: &str, notes: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<(), StoreError> {
-        self.index
-            .write(true, |w| notes.iter().try_for_each(|(k, t)| index::put_note(w, kind, k, t.as_deref())))
+        self.durably(|w| notes.iter().try_for_each(|(k, t)| index::put_note(w, kind, k, t.as_deref())))
     }
 }

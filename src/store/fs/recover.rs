@@ -32,7 +32,9 @@ impl FsStore {
             return Ok(());
         }
         let complete = c.state().rec.complete;
-        if complete {
+        if complete && self.may_be_torn(c) {
+            self.look_after_power_cut(c)?;
+        } else if complete {
             self.rename_again(c)?;
             self.check_signatures(c)?;
         } else {
@@ -44,7 +46,7 @@ impl FsStore {
     }
 
     /// The rename at the end of a fetch comes after the commit that speaks of it: after a kill in between, or a power
-    /// cut that undid the rename, the content, whose bytes were synced before, lies at its `.part` yet.
+    /// cut that undid the rename of what was synced before, the content lies at its `.part` yet.
     fn rename_again(&self, c: &Content) -> Result<(), StoreError> {
         let (dest, id, force) = {
             let s = c.state();
@@ -60,7 +62,7 @@ impl FsStore {
     }
 
     /// Drops what is not there any more, then looks for what no commit covers.
-    fn take_up(&self, c: &Content) -> Result<(), StoreError> {
+    pub(super) fn take_up(&self, c: &Content) -> Result<(), StoreError> {
         let _layout = c.reading();
         let clean = !c.state().rec.dirty;
         self.count_held(c)?;

@@ -19,25 +19,26 @@ use super::super::{Origin, StoreError};
 use super::FsStore;
 use super::content::Content;
 use super::read::{Shape, gone};
+use super::write::Extent;
 
 /// Items hashed at once, in parallel.
 const WINDOW: usize = 256;
 
 /// How a file was found.
 #[derive(Clone, Debug, Default)]
-struct Found {
+pub(super) struct Found {
     path: String,
     /// Before it was read; `None`: not there.
-    sig: Option<Signature>,
-    bad: bool,
+    pub(super) sig: Option<Signature>,
+    pub(super) bad: bool,
     /// Bytes that the manifest gives it.
     len: u64,
 }
 
 /// What the walk found.
 #[derive(Default)]
-struct Report {
-    files: Vec<Found>,
+pub(super) struct Report {
+    pub(super) files: Vec<Found>,
     /// Chunks right in one place at least, and wrong in one at least.
     good: Bitfield,
     bad: Bitfield,
@@ -92,18 +93,18 @@ impl FsStore {
             match &mut s.rec.origin {
                 Origin::Shared { path: p } | Origin::Fetched { path: p } => *p = path,
             }
-            s.rec.fingerprint = None;
+            (s.rec.fingerprint, s.rec.unsynced) = (None, None);
             s.rec_dirty = true;
         }
         self.files.forget_content(c.key);
         self.settle(c, &report)?;
         self.replace_held(c, &report)?;
         c.ready.store(true, std::sync::atomic::Ordering::Release);
-        self.save()
+        self.save(Extent::Fetching)
     }
 
     /// Walks the manifest as far as its nodes are here and looks at every byte of it beneath `place`.
-    fn examine(
+    pub(super) fn examine(
         &self,
         c: &Content,
         place: &Path,
@@ -185,7 +186,7 @@ impl FsStore {
     }
 
     /// Gives the files of a complete content their new signatures.
-    fn settle(&self, c: &Content, report: &Report) -> Result<(), StoreError> {
+    pub(super) fn settle(&self, c: &Content, report: &Report) -> Result<(), StoreError> {
         if !c.state().rec.complete {
             return Ok(());
         }
@@ -207,7 +208,7 @@ impl FsStore {
     }
 
     /// Holds what was found right; the runs that were held and are not any more.
-    fn replace_held(&self, c: &Content, report: &Report) -> Result<Vec<ChunkRange>, StoreError> {
+    pub(super) fn replace_held(&self, c: &Content, report: &Report) -> Result<Vec<ChunkRange>, StoreError> {
         let (complete, before, chunks) = {
             let s = c.state();
             (s.rec.complete, s.held.clone(), s.rec.chunks)

@@ -15,14 +15,24 @@ use super::super::StoreError;
 use super::super::index::{self, Place};
 use super::super::records::ContentRec;
 use super::content::{Content, lock};
+use super::read::gone;
 use super::{FsStore, layout};
 
 /// From this many files on, one sync of the whole file system is cheaper than one for each.
-const SYNC_ALL_FROM: usize = 32;
+pub(super) const SYNC_ALL_FROM: usize = 32;
+
+/// What a checkpoint is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    All,
+    /// What is complete is left to the kernel, and to the next process.
+    Fetching,
+}
 
 /// What a checkpoint commits of one content, as it was before the sync.
 struct Snapshot {
     content: Arc<Content>,
+    complete: bool,
     /// Given if the record is to be committed.
     held_bytes: Option<u64>,
     pages: BTreeSet<u32>,
@@ -103,8 +113,13 @@ impl FsStore {
     }
 
     /// The checkpoint. Reads and writes go on while it syncs: it speaks for what was held when it began.
-    pub(super) fn save(&self) -> Result<(), StoreError> {
+    pub(super) fn save(&self, extent: Extent) -> Result<(), StoreError> {
         let _one = lock(&self.checkpointing);
+        self.save_fetching()?;
+        if extent == Extent::All { self.sync_finished() } else { Ok(()) }
+    }
+
+    fn save_fetching(&self) -> Result<(), StoreError> {
         let snapshots: Vec<Snapshot> = self.all().into_iter().filter_map(Snapshot::take).collect();
         let files = std::mem::take(&mut lock(&self.written).files);
         let unsaved = self.unsaved.swap(false, Ordering::AcqRel);
@@ -150,6 +165,10 @@ impl FsStore {
 
     fn commit_snapshot(&self, w: &WriteTransaction, s: &Snapshot) -> Result<(), StoreError> {
         let key = s.content.key;
+        if s.content.state().rec.complete != s.complete {
+            // Finished meanwhile: the index has all that there is to say.
+            return Ok(());
+        }
         let bytes: Vec<(u32, Vec<u8>)> = s.frames.iter().map(|(n, f)| (*n, f.encode())).collect();
         index::put_frames(w, key, bytes.iter().map(|(n, b)| (*n, b.as_slice())))?;
         // They stay at hand in memory too, since a page may have been parsed before this commit.
@@ -186,11 +205,19 @@ impl FsStore {
         let keys: BTreeSet<ContentKey> = files.iter().map(|f| f.0).collect();
         for key in keys {
             let Ok(c) = self.content(key) else { continue };
-            let single = self.file_rec(&c, 0)?.path.is_empty();
-            let root = self.root(&c, single, false)?;
-            rustix::fs::syncfs(root.dir()).map_err(|e| StoreError::io(&root.full(""), e))?;
+            self.sync_file_system(&c)?;
         }
         Ok(())
+    }
+
+    /// Syncs the whole file system that a content is on; one that is gone needs none.
+    pub(super) fn sync_file_system(&self, c: &Content) -> Result<(), StoreError> {
+        let single = self.file_rec(c, 0)?.path.is_empty();
+        match self.root(c, single, false) {
+            Ok(root) => rustix::fs::syncfs(root.dir()).map_err(|e| StoreError::io(&root.full(""), e)),
+            Err(e) if gone(&e) => Ok(()),
+            Err(e) => Err(e),
+        }
     }
 
     /// Goes back to what the index says is held.
@@ -210,17 +237,17 @@ impl FsStore {
 impl Snapshot {
     /// `None` if the index has everything of this content.
     fn take(content: Arc<Content>) -> Option<Snapshot> {
-        let (pages, bits, frames, lens, held_bytes) = {
+        let (complete, pages, bits, frames, lens, held_bytes) = {
             let mut s = content.state();
             let pages = std::mem::take(&mut s.held_dirty);
             let bits = pages.iter().map(|&p| (p, index::encode_held(&s.held, p))).collect();
             let held_bytes = std::mem::take(&mut s.rec_dirty).then_some(s.rec.held_bytes);
             let new = std::mem::take(&mut s.lens_dirty);
             let lens = new.into_iter().filter_map(|n| Some((n, *s.lens.get(&n)?))).collect();
-            (pages, bits, s.frames.clone(), lens, held_bytes)
+            (s.rec.complete, pages, bits, s.frames.clone(), lens, held_bytes)
         };
         let nothing = pages.is_empty() && held_bytes.is_none() && frames.is_empty();
-        (!nothing).then_some(Snapshot { content, held_bytes, pages, bits, frames, lens })
+        (!nothing).then_some(Snapshot { content, complete, held_bytes, pages, bits, frames, lens })
     }
 
     fn put_back(self) {

@@ -84,6 +84,12 @@ impl FsBench {
         self.store = Some(FsStore::open(&self.dir.path().join("data"), self.opts.clone()).unwrap());
     }
 
+    /// A kill, and a start after the machine's. What was not synced is the test's to destroy.
+    pub fn power_cut(&mut self) {
+        self.opts.boot = Some(format!("after {}", self.opts.boot.as_deref().unwrap_or_default()));
+        self.crash();
+    }
+
     /// A clean stop and start.
     pub fn restart(&mut self) {
         self.store = None;

@@ -3,5 +3,6 @@
 pub(in crate::store) mod bench;
 mod fs;
 mod import;
+mod power;
 mod random;
 mod suite;
