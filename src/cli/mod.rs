@@ -203,9 +203,11 @@ fn usage_line(error: &clap::Error) -> String {
     let mut command = "dunlin".to_owned();
     for line in text.lines().map(str::trim) {
         if let Some(usage) = line.strip_prefix("Usage: ") {
-            // `dunlin get [OPTIONS] <LINK>`: the words before the first option or value.
-            let words = usage.split(' ').take_while(|w| w.chars().all(|c| c.is_ascii_lowercase()));
-            command = words.collect::<Vec<_>>().join(" ");
+            // `dunlin get [OPTIONS] <LINK>`: the program, and the words before the first option or value.
+            let word = |w: &&str| w.chars().all(|c| c.is_ascii_lowercase());
+            let mut words = usage.split(' ');
+            let program = words.next().unwrap_or("dunlin");
+            command = std::iter::once(program).chain(words.take_while(word)).collect::<Vec<_>>().join(" ");
         } else if !line.is_empty() && !line.starts_with("For more information") {
             parts.push(line);
         }
@@ -309,6 +311,16 @@ mod tests {
             if let Err(error) = parse(&line) {
                 panic!("{line}: {error}");
             }
+        }
+    }
+
+    #[test]
+    fn a_program_of_another_name_says_that_in_its_advice() {
+        for (words, wants) in
+            [(["dunlin-0.1", "shear"], "`dunlin-0.1 --help`"), (["d2", "get"], "`d2 get --help`")]
+        {
+            let error = Cli::try_parse_from(words).map_err(|e| usage_line(&e)).unwrap_err();
+            assert!(error.ends_with(wants), "{error}");
         }
     }
 

@@ -242,15 +242,15 @@ impl Driver {
         let drained = async { while input.done.recv().await.is_some() {} };
         let _ = tokio::join!(stopped, drained);
         let _ = self.net.send(Command::Shutdown).await;
-        // It keeps what it knows of the DHT; a disk that takes longer than that is not waited for.
-        let _ = tokio::time::timeout(NET_STOP, self.net.closed()).await;
         let store = self.store;
-        let last = move || {
+        let last = tokio::task::spawn_blocking(move || {
             // Its commit makes durable what the checkpoint would need one for.
             let noted = book.write(&*store);
             store.last_checkpoint().and(noted)
-        };
-        match tokio::task::spawn_blocking(last).await {
+        });
+        // The network keeps what it knows of the DHT; a disk that takes longer than that is not waited for.
+        let (last, _) = tokio::join!(last, tokio::time::timeout(NET_STOP, self.net.closed()));
+        match last {
             Ok(Ok(())) => {}
             Ok(Err(e)) => tracing::error!("the last checkpoint failed: {e}"),
             Err(e) => tracing::error!("the last checkpoint panicked: {e}"),

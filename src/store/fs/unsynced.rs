@@ -68,7 +68,11 @@ impl FsStore {
                 Err(_) => self.sync_file_system(c)?,
             }
         }
-        sync_folder(&dest)
+        match sync_folder(&dest) {
+            // Moved away or deleted, with the folder that it was in.
+            Err(e) if gone(&e) => Ok(()),
+            done => done,
+        }
     }
 
     /// Whether the machine has been down since the content was finished, before a sync.

@@ -100,6 +100,21 @@ fn a_checkpoint_after_the_end_syncs_it_in_this_process_or_the_next() {
 }
 
 #[test]
+fn what_was_moved_away_before_its_sync_fails_no_checkpoint() {
+    for what in [file(1, BIG), sampler()] {
+        let (a, mut b) = (FsBench::new(), FsBench::with(options()));
+        a.put("x", &what);
+        let ka = a.import("x", &Profile::V1_256K).unwrap();
+        let kb = fetch(&a, ka, &b, "folder/dest");
+        std::fs::rename(b.path("folder"), b.path("elsewhere")).unwrap();
+        b.store().checkpoint().unwrap();
+        b.power_cut();
+        assert!(b.store().have(kb).unwrap().is_empty());
+        assert_eq!(b.at("elsewhere/dest").unwrap(), what);
+    }
+}
+
+#[test]
 fn a_clean_stop_does_not_wait_for_the_disk_and_says_so() {
     let (a, ka, mut b, kb) = finished(&file(1, BIG), options());
     b.restart();
