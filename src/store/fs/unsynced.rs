@@ -42,13 +42,24 @@ impl FsStore {
         {
             // Finished anew meanwhile: that is for the next time.
             let written = lock(&self.written);
-            if !written.whole.contains(&c.key) {
-                // Of bytes that the kernel could not write, the next start believes hashes only.
-                c.state().rec.unsynced = if synced.is_ok() { None } else { Some(String::new()) };
+            if !written.whole.contains(&c.key) && synced.is_ok() {
+                c.state().rec.unsynced = None;
             }
+        }
+        if synced.is_err() {
+            self.never_synced(c);
         }
         self.commit_rec(c, true)?;
         synced
+    }
+
+    /// What the kernel could not write of a finished content is told once only: no later sync speaks for it, and the
+    /// next start believes hashes only.
+    pub(super) fn never_synced(&self, c: &Content) {
+        let mut written = lock(&self.written);
+        written.whole.remove(&c.key);
+        let mut s = c.state();
+        (s.rec.unsynced, s.rec_dirty) = (Some(String::new()), true);
     }
 
     fn sync_whole(&self, c: &Content) -> Result<(), StoreError> {
@@ -141,5 +152,31 @@ impl FsStore {
             Ok(_) | Err(StoreError::Exists { .. } | StoreError::Incomplete { .. }) => Ok(()),
             Err(e) => Err(e),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::content::profile::Profile;
+    use crate::store::Store;
+    use crate::store::tests::bench::{Bench, FsBench, fetch, file};
+
+    #[test]
+    fn what_the_kernel_could_not_write_is_hashed_at_the_next_start_of_a_node() {
+        let (a, mut b) = (FsBench::new(), FsBench::new());
+        a.put("x", &file(1, 600_000));
+        let ka = a.import("x", &Profile::V1_256K).unwrap();
+        let kb = fetch(&a, ka, &b, "dest");
+        let store = b.store();
+        store.never_synced(&store.content(kb).unwrap());
+        // No later sync speaks for it.
+        store.checkpoint().unwrap();
+        store.checkpoint().unwrap();
+        let torn = std::fs::File::options().write(true).open(b.path("dest")).unwrap();
+        torn.set_len(300_000).unwrap();
+        torn.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        b.crash();
+        assert_eq!(b.store().have(kb).unwrap().len(), 1);
+        assert!(!b.store().info(kb).unwrap().complete, "it is a fetch again");
     }
 }

@@ -222,6 +222,10 @@ impl FsStore {
 
     /// Goes back to what the index says is held.
     fn distrust(&self, s: &Snapshot) {
+        if s.content.state().rec.complete && !s.complete {
+            // Finished while it was being synced: the index believes it until the machine's next start, which is too long.
+            return self.never_synced(&s.content);
+        }
         let mut state = s.content.state();
         let committed = self.index.contents().ok().and_then(|all| {
             let rec = all.into_iter().find(|(key, _)| *key == s.content.key)?.1;
