@@ -54,7 +54,7 @@ impl Driver {
                 if p.record.is_none() {
                     p.learn(addrs);
                 }
-                p.bitswap_only = bitswap && !exchange;
+                (p.exchange, p.bitswap_only) = (exchange, bitswap && !exchange);
                 if exchange && fetching {
                     p.candidate = true;
                     self.link_up(key);
@@ -189,17 +189,20 @@ impl Driver {
         self.command(Command::Dial { peer: Some(peer), addrs });
     }
 
+    fn links(&self) -> usize {
+        self.peers.iter().filter(|(_, _, p)| p.link.is_some()).count()
+    }
+
     pub(super) fn links_are_full(&self) -> bool {
-        self.peers.iter().filter(|(_, _, p)| p.link.is_some()).count() >= MAX_LINKS
+        self.links() >= MAX_LINKS
     }
 
     /// There is too little supply: whoever was a source before, or is on the local network, is tried again, those that failed
     /// least often first. Each has its own growing pause.
     pub(super) fn try_again(&mut self) {
         let now = self.clock.now();
-        let worth = |p: &super::peers::Peer| (p.candidate || p.lan) && !p.connected && !p.dialling(now);
         let mut known: Vec<(u32, PeerId)> = (self.peers.iter())
-            .filter(|(_, _, p)| worth(p) && !p.addrs.is_empty())
+            .filter(|(_, _, p)| p.may_help(now))
             .map(|(_, id, p)| (p.failures, id))
             .collect();
         known.sort_unstable();
@@ -218,11 +221,13 @@ impl Driver {
 
     /// A fetch begins: whoever is connected already may have it.
     pub(super) fn link_up_with_connected(&mut self) {
+        let room = MAX_LINKS.saturating_sub(self.links());
         let keys: Vec<PeerKey> = self
             .peers
             .iter()
-            .filter(|(_, _, p)| p.connected && (p.candidate || p.bitswap_only))
+            .filter(|(_, _, p)| p.connected && (p.candidate || p.exchange || p.bitswap_only))
             .map(|(k, _, _)| k)
+            .take(room)
             .collect();
         for key in keys {
             self.link_up(key);
@@ -256,5 +261,45 @@ impl Driver {
         for (_, content) in self.contents.iter_mut() {
             content.left(key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::node::world::*;
+    use crate::store::MemStore;
+    use crate::wire::exchange::Message;
+
+    async fn opens_a_link(w: &mut World) {
+        let peer = w.peer;
+        let to = |c: &Command| matches!(c, Command::OpenLink { peer: to } if *to == peer).then_some(());
+        w.commands("a link is opened", to).await;
+    }
+
+    #[tokio::test]
+    async fn a_link_lost_from_a_connection_that_lives_is_opened_again() {
+        let ((_, _, root), store) = (shared(), Arc::new(MemStore::new()));
+        let mut w = World::new(store.clone()).await;
+        let (_told, _end) = fetch(&w, &store, root, SOON * 2).await;
+        let peer = w.peer;
+        w.event(Event::Identified { peer, exchange: true, bitswap: false, addrs: Vec::new() }).await;
+        w.hears("join", |m| matches!(m, Message::Join { .. }).then_some(())).await;
+        w.event(Event::LinkDown { peer, why: "a test".into() }).await;
+        opens_a_link(&mut w).await;
+    }
+
+    #[tokio::test]
+    async fn who_was_met_before_a_fetch_began_is_linked_with_when_it_does() {
+        let ((_, _, root), store) = (shared(), Arc::new(MemStore::new()));
+        let mut w = World::new(store.clone()).await;
+        let peer = w.peer;
+        w.event(Event::LinkDown { peer, why: "a test".into() }).await;
+        w.event(Event::Identified { peer, exchange: true, bitswap: false, addrs: Vec::new() }).await;
+        w.events_are_taken().await;
+        let (_told, _end) = fetch(&w, &store, root, SOON * 2).await;
+        opens_a_link(&mut w).await;
     }
 }

@@ -59,8 +59,10 @@ impl Driver {
                 content.seeding = false;
             }
         }
-        // What its last fetch or a peer's join left with the engine is of no use to this one.
+        // What its last fetch or a peer's join left with the engine is of no use to this one, and a root that was
+        // served as a part of something names the fetch from now on.
         self.deactivate(key);
+        self.forget_part(&info.root);
         let mut content = Content::of(&info, have);
         content.seeding = true;
         content.paused = self.paused.contains(&info.root);

@@ -32,6 +32,8 @@ mod stuck;
 mod tests;
 mod walk;
 mod workers;
+#[cfg(test)]
+mod world;
 
 pub use config::NodeConfig;
 pub use handle::NodeHandle;

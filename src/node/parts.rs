@@ -60,6 +60,10 @@ impl Driver {
 
     pub(super) fn part_found(&mut self, root: Cid, part: Option<Part>) {
         let waiting = self.looking.waiting.remove(&root).unwrap_or_default();
+        if self.contents.of_root(&root).is_some() {
+            // It was shared, or its fetch began, while the store was asked.
+            return self.join_now(waiting);
+        }
         let Some(part) = part else {
             for (peer, _) in waiting {
                 self.say(peer, Message::Unknown { root });
@@ -80,6 +84,10 @@ impl Driver {
             .collect();
         let content = Content::part(root, have, part.bytes, Arc::from(part.chunks));
         self.contents.insert(key, content);
+        self.join_now(waiting);
+    }
+
+    fn join_now(&mut self, waiting: Vec<(PeerKey, Message)>) {
         for (peer, join) in waiting {
             // One whose link has ended meanwhile is in no swarm: it would be told to others for ever.
             if self.peers.get(peer).is_some_and(|p| p.link.is_some()) {
@@ -104,6 +112,15 @@ impl Driver {
                 self.carry_out();
                 self.contents.remove(key);
             }
+        }
+    }
+
+    /// This root is to name something else.
+    pub(super) fn forget_part(&mut self, root: &Cid) {
+        if let Some((key, _)) = self.contents.of_root(root).filter(|(_, c)| c.parts.is_some()) {
+            self.deactivate(key);
+            self.carry_out();
+            self.contents.remove(key);
         }
     }
 
@@ -192,10 +209,20 @@ fn find(store: &dyn Store, root: Cid, hosts: &BTreeSet<ContentKey>) -> Option<Pa
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::time::Duration;
+
+    use libp2p::PeerId;
+    use tokio::sync::mpsc;
 
     use super::*;
     use crate::content::profile::Profile;
-    use crate::store::{MemStore, MemTree};
+    use crate::engine::Config;
+    use crate::net::api::{Event, Link};
+    use crate::node::driver::FetchCall;
+    use crate::node::handle::compared;
+    use crate::node::tests::wiring;
+    use crate::node::world::join;
+    use crate::store::{MemStore, MemTree, NewFetch};
 
     fn bytes(seed: u8, len: usize) -> MemTree {
         MemTree::File((0..len).map(|i| (i / 251) as u8 ^ (i as u8).wrapping_mul(seed)).collect())
@@ -224,6 +251,64 @@ mod tests {
         store.put(Path::new("/tree"), tree);
         let key = store.import(Path::new("/tree"), &Profile::V1_256K).unwrap();
         (store, key)
+    }
+
+    /// A driver that stands still, with a linked peer, and what is said to that.
+    fn still(store: Arc<MemStore>) -> (Driver, PeerKey, mpsc::Receiver<Message>) {
+        let (wiring, _ends) = wiring(&*store, Duration::ZERO);
+        let (mut driver, _inputs) = Driver::new(store, Config::default(), 1, wiring).unwrap();
+        let peer = PeerId::random();
+        let ((control, said), (data, _)) = (mpsc::channel(64), mpsc::channel(64));
+        driver.on_event(Event::LinkUp { peer, link: Link { id: 1, control, data } });
+        let key = driver.peers.key(peer);
+        (driver, key, said)
+    }
+
+    fn begin(driver: &mut Driver, store: &MemStore, root: Cid) -> ContentKey {
+        let new = NewFetch { root, name: None, dest: "/copy".into(), force: false };
+        let key = store.begin_fetch(&new).unwrap();
+        let known = compared(store, key).unwrap();
+        driver.begin_fetch(FetchCall {
+            known,
+            size_hint: None,
+            peers: Vec::new(),
+            hold: false,
+            waiter: None,
+        });
+        driver.carry_out();
+        key
+    }
+
+    /// It was told that we do not know the root, behind our own join: of two that fetched side by side each got
+    /// everything from the seed.
+    #[tokio::test]
+    async fn who_joins_just_before_our_fetch_begins_is_in_the_swarm() {
+        let (root, store) = (root_of(&sub()), Arc::new(MemStore::new()));
+        let (mut driver, peer, mut said) = still(store.clone());
+        driver.on_message(peer, join(root));
+        let key = begin(&mut driver, &store, root);
+        driver.part_found(root, None);
+        driver.first_nodes_read(key, Vec::new());
+        let said: Vec<Message> = std::iter::from_fn(|| said.try_recv().ok()).collect();
+        assert!(said.iter().any(|m| matches!(m, Message::Joined { .. })), "{said:?}");
+        assert!(!said.iter().any(|m| matches!(m, Message::Unknown { .. })), "{said:?}");
+    }
+
+    #[tokio::test]
+    async fn a_fetch_takes_over_the_name_of_a_part() {
+        let ((store, host), root) = (host(), root_of(&sub()));
+        let store = Arc::new(store);
+        let (mut driver, peer, mut said) = still(store.clone());
+        let part = find(&*store, root, &BTreeSet::from([host]));
+        driver.on_message(peer, join(root));
+        driver.part_found(root, part);
+        assert!(driver.contents.of_root(&root).is_some_and(|(_, c)| c.parts.is_some()));
+        let key = begin(&mut driver, &store, root);
+        assert_eq!(driver.contents.of_root(&root).map(|(k, _)| k), Some(key));
+        let said: Vec<Message> = std::iter::from_fn(|| said.try_recv().ok()).collect();
+        let last = said.iter().rposition(|m| matches!(m, Message::Join { .. }));
+        let leaves = said.iter().position(|m| matches!(m, Message::Update(u) if u.leaving));
+        assert!(leaves.is_some() && leaves < last, "{said:?}");
     }
 
     #[test]

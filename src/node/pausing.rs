@@ -157,147 +157,18 @@ impl Driver {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
     use std::sync::Arc;
     use std::time::Duration;
 
-    use libp2p::PeerId;
-    use tokio::sync::{mpsc, oneshot};
+    use tokio::sync::oneshot;
 
     use super::*;
-    use crate::bitfield::Bitfield;
-    use crate::content::profile::Profile;
-    use crate::engine::Config;
-    use crate::net::api::{Command, Event, Inbound, Link, Outgoing};
-    use crate::node::api::{Progress, Shared};
-    use crate::node::contents::Waiter;
-    use crate::node::driver::FetchCall;
-    use crate::node::handle::compared;
-    use crate::node::tests::{Ends, wiring};
-    use crate::store::{MemStore, MemTree, NewFetch};
-    use crate::units::ChunkIndex;
+    use crate::node::world::*;
+    use crate::store::MemStore;
     use crate::wire::exchange::{Message, Update, Why};
 
-    const LINK: u64 = 1;
-    const SOON: Duration = Duration::from_secs(20);
-
-    /// A driver at work, and everything that it speaks with.
-    struct World {
-        ends: Ends,
-        control: mpsc::Receiver<Message>,
-        data: mpsc::Receiver<Outgoing>,
-        peer: PeerId,
-    }
-
-    /// A file of three chunks as somebody shares it.
-    fn shared() -> (Arc<MemStore>, ContentKey, Cid) {
-        let store = MemStore::new();
-        store.put(Path::new("/file"), MemTree::File((0..600_000u32).map(|i| (i / 251) as u8).collect()));
-        let key = store.import(Path::new("/file"), &Profile::V1_256K).unwrap();
-        let root = store.info(key).unwrap().root;
-        (Arc::new(store), key, root)
-    }
-
-    impl World {
-        /// With one peer, which is linked.
-        async fn new(store: Arc<MemStore>) -> World {
-            let (wiring, ends) = wiring(&*store, Duration::ZERO);
-            let (driver, inputs) = Driver::new(store, Config::default(), 1, wiring).unwrap();
-            tokio::spawn(driver.run(inputs));
-            let (peer, addr) = (PeerId::random(), "/ip4/127.0.0.1/tcp/1".parse().unwrap());
-            ends.events.send(Event::Connected { peer, addr, dialed: false }).await.unwrap();
-            let ((control, control_rx), (data, data_rx)) = (mpsc::channel(64), mpsc::channel(64));
-            let link = Link { id: LINK, control, data };
-            ends.events.send(Event::LinkUp { peer, link }).await.unwrap();
-            World { ends, control: control_rx, data: data_rx, peer }
-        }
-
-        async fn serve(&self, store: &MemStore, key: ContentKey) {
-            let (reply, done) = oneshot::channel();
-            let known = Box::new(compared(store, key).unwrap());
-            self.ends.calls.send(Call::Serve { known, reply }).await.unwrap();
-            done.await.unwrap();
-        }
-
-        /// The peer joins, and is unchoked.
-        async fn is_joined(&mut self, root: Cid) {
-            self.say(join(root)).await;
-            self.hears("joined", |m| matches!(m, Message::Joined { choked: false, .. }).then_some(())).await;
-        }
-
-        async fn pause(&self, root: Cid, paused: bool) {
-            let (reply, done) = oneshot::channel();
-            self.ends.calls.send(Call::Pause { root, paused, reply }).await.unwrap();
-            done.await.unwrap();
-        }
-
-        async fn say(&self, message: Message) {
-            let message = Inbound::Message { peer: self.peer, link: LINK, message };
-            self.ends.inbound.send(message).await.unwrap();
-        }
-
-        /// The next message of that kind; others are passed over.
-        async fn hears<T>(&mut self, what: &str, of: impl Fn(&Message) -> Option<T>) -> T {
-            loop {
-                let next = tokio::time::timeout(SOON, self.control.recv()).await;
-                let message = next.unwrap_or_else(|_| panic!("not said: {what}")).unwrap();
-                if let Some(found) = of(&message) {
-                    return found;
-                }
-            }
-        }
-
-        async fn leaves(&mut self) {
-            self.hears("leaving", |m| matches!(m, Message::Update(u) if u.leaving).then_some(())).await;
-        }
-
-        /// What was said by now; a question that is answered in any case comes behind it.
-        async fn said_by_now(&mut self, root: Cid) -> Vec<Message> {
-            self.say(Message::GetPeers { request: 77, root }).await;
-            let mut said = Vec::new();
-            loop {
-                let next = tokio::time::timeout(SOON, self.control.recv()).await;
-                match next.expect("an answer").unwrap() {
-                    Message::Peers { request: 77, .. } => return said,
-                    other => said.push(other),
-                }
-            }
-        }
-
-        async fn refused(&mut self) -> Option<Why> {
-            match tokio::time::timeout(SOON, self.data.recv()).await.expect("an answer").unwrap().message {
-                Message::NoChunk { why, .. } => Some(why),
-                _ => None,
-            }
-        }
-
-        /// The next command to provide (`true`) or to stop that.
-        async fn provides(&mut self) -> bool {
-            loop {
-                match tokio::time::timeout(SOON, self.ends.commands.recv()).await.expect("a command").unwrap()
-                {
-                    Command::Provide { .. } => return true,
-                    Command::StopProviding { .. } => return false,
-                    Command::Ban { .. } => panic!("banned"),
-                    _ => {}
-                }
-            }
-        }
-
-        fn nobody_is_banned(&mut self) {
-            while let Ok(command) = self.ends.commands.try_recv() {
-                assert!(!matches!(command, Command::Ban { .. }), "banned");
-            }
-        }
-    }
-
-    fn ask(root: Cid) -> Message {
-        Message::GetChunks { root, indices: vec![ChunkIndex::new(0).unwrap()] }
-    }
-
-    fn join(root: Cid) -> Message {
-        Message::Join { root, have: Bitfield::new(), complete: false, interested: true }
-    }
+    /// How long a waiter waits for something to come.
+    const PATIENCE: Duration = Duration::from_millis(1_500);
 
     #[tokio::test]
     async fn a_paused_seed_leaves_its_swarm_and_the_dht_and_comes_back_to_both() {
@@ -347,54 +218,11 @@ mod tests {
         assert_eq!(w.refused().await, Some(Why::Gone));
     }
 
-    type End = oneshot::Receiver<Result<Shared, Failure>>;
-
-    /// A fetch has begun; what its waiter hears, and how it ends.
-    async fn fetch(w: &World, store: &MemStore, root: Cid) -> (mpsc::Receiver<Progress>, End) {
-        let new = NewFetch { root, name: None, dest: "/copy".into(), force: false };
-        let key = store.begin_fetch(&new).unwrap();
-        let (progress, told) = mpsc::channel(1);
-        let timeout = Some(Duration::from_millis(1_500));
-        let (reply, end) = oneshot::channel();
-        let waiter = Some(Waiter { progress, reply, timeout, seed: true });
-        let known = compared(store, key).unwrap();
-        let call = FetchCall { known, size_hint: None, peers: Vec::new(), hold: false, waiter };
-        w.ends.calls.send(Call::Fetch(Box::new(call))).await.unwrap();
-        (told, end)
-    }
-
-    fn joined(root: Cid, from: &MemStore) -> Message {
-        Message::Joined {
-            root,
-            have: Bitfield::new(),
-            complete: true,
-            interested: false,
-            choked: false,
-            nodes: vec![(root, from.node(&root).unwrap().unwrap())],
-            peers: Vec::new(),
-        }
-    }
-
-    async fn asked(w: &mut World) -> Vec<ChunkIndex> {
-        w.hears("a request", |m| match m {
-            Message::GetChunks { indices, .. } => Some(indices.clone()),
-            _ => None,
-        })
-        .await
-    }
-
-    async fn send(w: &World, from: &MemStore, key: ContentKey, root: Cid, index: ChunkIndex) {
-        let mut body = Vec::new();
-        let read = from.read_chunk(key, index, &mut body).unwrap();
-        let message = Message::Chunk { root, index, block_lens: read.block_lens.to_vec() };
-        w.ends.inbound.send(Inbound::Chunk { peer: w.peer, link: LINK, message, body }).await.unwrap();
-    }
-
     #[tokio::test]
     async fn a_paused_fetch_asks_for_nothing_and_what_comes_late_is_no_fault() {
         let ((from, key, root), store) = (shared(), Arc::new(MemStore::new()));
         let mut w = World::new(store.clone()).await;
-        let (mut told, end) = fetch(&w, &store, root).await;
+        let (mut told, end) = fetch(&w, &store, root, PATIENCE).await;
         w.hears("join", |m| matches!(m, Message::Join { .. }).then_some(())).await;
         w.say(joined(root, &from)).await;
         let in_flight = asked(&mut w).await;
@@ -441,7 +269,7 @@ mod tests {
     async fn who_reads_through_a_fetch_that_is_paused_is_told_so() {
         let ((_, _, root), store) = (shared(), Arc::new(MemStore::new()));
         let w = World::new(store.clone()).await;
-        let (_told, _end) = fetch(&w, &store, root).await;
+        let (_told, _end) = fetch(&w, &store, root, PATIENCE).await;
         let read = || {
             let ((end, ended), (reply, key)) = (oneshot::channel(), oneshot::channel());
             (Call::Read { root, peers: Vec::new(), end, reply }, key, ended)
@@ -466,7 +294,7 @@ mod tests {
         let ((from, _, root), store) = (shared(), Arc::new(MemStore::new()));
         store.note(NOTES, &[(root.to_bytes(), Some(Vec::new()))]).unwrap();
         let mut w = World::new(store.clone()).await;
-        let (mut told, _end) = fetch(&w, &store, root).await;
+        let (mut told, _end) = fetch(&w, &store, root, PATIENCE).await;
         let line = tokio::time::timeout(SOON, told.recv()).await.unwrap().unwrap();
         assert_eq!(line.state, "paused");
         let said = w.said_by_now(root).await;

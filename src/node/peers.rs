@@ -22,6 +22,8 @@ const MAX_ADDRS: usize = 8;
 pub struct Peer {
     /// The exchange.
     pub link: Option<Link>,
+    /// Identify said that it speaks the exchange.
+    pub exchange: bool,
     /// Identify said that it speaks Bitswap and not the exchange.
     pub bitswap_only: bool,
     pub connected: bool,
@@ -61,6 +63,15 @@ impl Peer {
     pub fn dialling(&self, now: Time) -> bool {
         let pause = RETRY * 2u32.pow(self.failures.min(MAX_DOUBLINGS));
         self.last_dial.is_some_and(|t| now.since(t) < pause)
+    }
+
+    /// It is worth a try while there is too little supply. One that is connected may have lost its link alone, or was
+    /// met when nothing was wanted: nothing else would open one.
+    pub fn may_help(&self, now: Time) -> bool {
+        if self.connected {
+            return self.link.is_none() && !self.bitswap_only && (self.candidate || self.exchange);
+        }
+        (self.candidate || self.lan) && !self.dialling(now) && !self.addrs.is_empty()
     }
 
     pub fn learn(&mut self, addrs: impl IntoIterator<Item = Multiaddr>) {

@@ -25,7 +25,7 @@ const MAX_TOLD: usize = 50;
 const MAX_VERSIONS: usize = 512;
 /// Questions whose answer is awaited.
 const MAX_ASKED: usize = 1_024;
-/// Hints that wait for the budget; of one source.
+/// Hints that wait, for the budget or for the other side; of one source.
 const MAX_PENDING: usize = 256;
 const MAX_PENDING_OF_ONE: usize = 64;
 /// Hints tried again at a tick.
@@ -34,6 +34,8 @@ const RETRIED: usize = 16;
 const ANSWER_EVERY: std::time::Duration = std::time::Duration::from_millis(900);
 const MAX_EXCESS: u32 = 100;
 const MAX_LISTEN: usize = 32;
+/// One that was to dial and has not by then cannot, or does not know: a NAT in front of us, say.
+const ITS_TURN: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// A peer that somebody told us of and that was not dialled yet.
 #[derive(Debug)]
@@ -42,6 +44,8 @@ struct Hint {
     peer: PeerId,
     addrs: Vec<Multiaddr>,
     signed: bool,
+    /// It was told of us at the same moment and has the smaller ID: until then it is to dial, not we.
+    not_before: Time,
 }
 
 /// The node's side of peer exchange.
@@ -200,7 +204,8 @@ impl Driver {
     }
 
     /// Peers told of by a peer, in a `Peers` or a `Joined`. `request`: which question it answers. Without one they
-    /// were told of us at the same moment, so that one of the two sides is enough to dial: the one with the smaller ID.
+    /// were told of us at the same moment, so that one of the two sides is enough to dial: the one with the smaller ID
+    /// at first.
     pub(super) fn peers_told(
         &mut self,
         by: PeerKey,
@@ -225,7 +230,9 @@ impl Driver {
                 break;
             }
             match self.read_record(by, record) {
-                Ok(Some(hint)) if pushed && self.own_id.to_bytes() > hint.peer.to_bytes() => {}
+                Ok(Some(hint)) if pushed && self.own_id.to_bytes() > hint.peer.to_bytes() => {
+                    self.keep(Hint { not_before: now + ITS_TURN, ..hint });
+                }
                 Ok(Some(hint)) => hints.push(hint),
                 Ok(None) => {}
                 Err(fault) => {
@@ -247,7 +254,7 @@ impl Driver {
             let Ok(peer) = PeerId::from_bytes(&record.id) else { return Ok(None) };
             let addrs = record.addrs.into_iter().filter_map(|a| Multiaddr::try_from(a).ok());
             let addrs: Vec<_> = addrs.filter(|a| may_share(a, scope)).take(MAX_ADDRS as usize).collect();
-            let hint = Hint { by, peer, addrs, signed: false };
+            let hint = Hint { by, peer, addrs, signed: false, not_before: Time::ZERO };
             // Who has said itself where it is, and was found there, needs nobody else's word.
             let known = self.peers.known(&peer).and_then(|k| self.peers.get(k));
             return Ok(Some(hint).filter(|_| known.is_none_or(|p| p.seq == 0 || p.failures > 0)));
@@ -260,7 +267,8 @@ impl Driver {
             return Ok(None);
         }
         let addrs: Vec<Multiaddr> = signed.addrs.iter().filter(|a| may_share(a, scope)).cloned().collect();
-        let hint = Hint { by, peer: signed.peer, addrs: addrs.clone(), signed: true };
+        let (peer, not_before) = (signed.peer, Time::ZERO);
+        let hint = Hint { by, peer, addrs: addrs.clone(), signed: true, not_before };
         // Strangers get no place in the table before they are dialled.
         let Some(key) = self.peers.known(&signed.peer) else { return Ok(Some(hint)) };
         let own = key == by;
@@ -299,7 +307,7 @@ impl Driver {
         }
         let addrs = self.pex.budget.dial(now, hint.by, hint.signed, &hint.addrs);
         if addrs.is_empty() {
-            return self.wait_for_budget(hint);
+            return self.keep(hint);
         }
         let (_, p) = self.peers.entry(hint.peer);
         p.followed = Some(Followed { by: hint.by, signed: hint.signed, addrs: addrs.clone() });
@@ -308,7 +316,8 @@ impl Driver {
         self.command(crate::net::api::Command::Dial { peer: Some(hint.peer), addrs });
     }
 
-    fn wait_for_budget(&mut self, hint: Hint) {
+    /// For a later tick.
+    fn keep(&mut self, hint: Hint) {
         let pending = &mut self.pex.pending;
         pending.retain(|h| h.peer != hint.peer);
         let of_one = pending.iter().filter(|h| h.by == hint.by).count();
@@ -319,9 +328,12 @@ impl Driver {
 
     /// At every tick: a few of those that wait.
     pub(super) fn follow_more(&mut self) {
+        let now = self.clock.now();
         for _ in 0..RETRIED.min(self.pex.pending.len()) {
-            if let Some(hint) = self.pex.pending.pop_front() {
-                self.follow(hint);
+            match self.pex.pending.pop_front() {
+                Some(hint) if hint.not_before > now => self.pex.pending.push_back(hint),
+                Some(hint) => self.follow(hint),
+                None => return,
             }
         }
     }
@@ -350,4 +362,41 @@ fn record(id: PeerId, p: &Peer, to: Scope) -> Option<(u64, PeerRecord)> {
     let addrs: Vec<Vec<u8>> = addrs.map(Multiaddr::to_vec).collect();
     let version = addrs.len() as u64;
     (version > 0).then_some((version, PeerRecord { id, addrs, signed_record: Vec::new() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::net::api::Command;
+    use crate::node::world::*;
+    use crate::store::MemStore;
+
+    /// A record of somebody whose ID is, or is not, smaller than ours.
+    fn told_of(own: PeerId, smaller: bool) -> (PeerId, PeerRecord) {
+        let mut ids = std::iter::repeat_with(|| Keypair::generate_ed25519().public().to_peer_id());
+        let peer = ids.find(|id| (id.to_bytes() < own.to_bytes()) == smaller).unwrap();
+        let addr: Multiaddr = format!("/ip4/127.0.0.1/tcp/{}", 1 + u16::from(smaller)).parse().unwrap();
+        let addrs = vec![addr.to_vec()];
+        (peer, PeerRecord { id: peer.to_bytes(), addrs, signed_record: Vec::new() })
+    }
+
+    /// A pushed hint was dropped for good by the side that was not to dial: behind a NAT it met nobody.
+    #[tokio::test]
+    async fn who_was_to_dial_us_and_does_not_is_dialled_by_us_in_the_end() {
+        let ((_, _, root), store) = (shared(), Arc::new(MemStore::new()));
+        let mut w = World::new(store.clone()).await;
+        let (_told, _end) = fetch(&w, &store, root, SOON * 2).await;
+        w.hears("join", |m| matches!(m, Message::Join { .. }).then_some(())).await;
+        let (smaller, first) = told_of(w.own, true);
+        let (larger, second) = told_of(w.own, false);
+        w.say(Message::Peers { request: 0, root, added: vec![first, second], dropped: Vec::new() }).await;
+        let dialled = |c: &Command| match c {
+            Command::Dial { peer, .. } => *peer,
+            _ => None,
+        };
+        assert_eq!(w.commands("a dial", dialled).await, larger, "it is for the other one to dial first");
+        assert_eq!(w.commands("a dial", dialled).await, smaller);
+    }
 }
