@@ -5,6 +5,7 @@ mod first;
 mod frames;
 mod lean;
 mod muxer;
+mod path;
 mod security;
 mod tls;
 
@@ -60,7 +61,7 @@ pub fn build(
     let transport = || {
         // Lazily where one protocol is left to choose from: the muxer costs no round trip.
         let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
-            .map(|socket, _| lean::lean(socket))
+            .map(|socket, end| path::ByPath::new(lean::lean(socket), end.is_dialer()))
             .upgrade(Version::V1Lazy)
             .authenticate(security.clone())
             .multiplex(Yamux)
