@@ -2,6 +2,7 @@ use super::*;
 use futures::StreamExt;
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{Swarm, SwarmBuilder, identify, noise, ping, tcp, tls, yamux};
+use tokio::io::AsyncReadExt;
 use tokio::sync::oneshot;
 
 #[derive(NetworkBehaviour)]
@@ -91,6 +92,20 @@ async fn our_tls_speaks_with_the_stock_one() {
 #[tokio::test]
 async fn noise_speaks_with_the_stock_one() {
     interoperates(false, "/noise").await;
+}
+
+/// One who listens and says nothing hears the proposal and the beginning of TLS behind it: choosing takes no round
+/// trip.
+#[tokio::test]
+async fn the_security_that_is_proposed_is_begun_at_once() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let node = Node::new(TCP).await;
+    let addr = format!("/ip4/127.0.0.1/tcp/{}", listener.local_addr().unwrap().port());
+    node.tell(Command::Dial { peer: Some(PeerId::random()), addrs: vec![addr.parse().unwrap()] }).await;
+    let (mut socket, _) = timeout(LONG, listener.accept()).await.unwrap().unwrap();
+    let mut heard = vec![0; 40]; // either proposal is shorter
+    timeout(LONG, socket.read_exact(&mut heard)).await.expect("more than a proposal").unwrap();
+    assert!(heard.starts_with(b"\x13/multistream/1.0.0\n"), "{}", heard.escape_ascii());
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! TCP (TLS 1.3 and Noise, yamux) and QUIC, by IP address or DNS name.
 
 mod buffered;
+mod eager;
 mod first;
 mod frames;
 mod lean;
@@ -23,6 +24,7 @@ pub use security::{Secured, Security};
 pub use tls::Tls;
 
 use super::NetError;
+use eager::Eager;
 use first::TcpFirst;
 use muxer::Yamux;
 
@@ -58,16 +60,19 @@ pub fn build(
         c.keep_alive_interval = Duration::from_secs(10);
         c
     };
-    let transport = || {
+    let tcp = |security: Security| {
         // Lazily where one protocol is left to choose from: the muxer costs no round trip.
-        let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
-            .map(|socket, end| path::ByPath::new(lean::lean(socket), end.is_dialer()))
+        tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+            .map(|socket, _| path::by_path(lean::lean(socket)))
             .upgrade(Version::V1Lazy)
-            .authenticate(security.clone())
+            .authenticate(security)
             .multiplex(Yamux)
             .timeout(timeout)
             .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
-            .boxed();
+            .boxed()
+    };
+    let transport = || {
+        let tcp = Eager::new(tcp(security.one()), tcp(security.clone())).boxed();
         let key = key.clone();
         TcpFirst::new(tcp, move || {
             quic::tokio::Transport::new(quic_config(&key))

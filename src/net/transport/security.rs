@@ -1,4 +1,4 @@
-//! TLS and Noise, offered side by side: TLS first where the CPU has AES.
+//! TLS and Noise: both are taken, TLS is proposed first where the CPU has AES.
 
 use std::collections::HashMap;
 use std::io;
@@ -45,26 +45,38 @@ impl Secured {
 pub struct Security {
     tls: Tls,
     noise: noise::Config,
-    names: [&'static str; 2],
+    names: Vec<&'static str>,
     secured: Secured,
 }
+
+/// The other end did not go along with the protocol that was begun with it, for whatever reason.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(io::Error);
 
 type Stream<C> = Either<TlsStream<Buffered<C>>, noise::Output<Buffered<C>>>;
 type Upgraded<C> = BoxFuture<'static, io::Result<(PeerId, Stream<C>)>>;
 
 impl Security {
     pub fn new(tls: Tls, noise: noise::Config, tls_first: bool, secured: Secured) -> Security {
-        let names = if tls_first { [tls::NAME, NOISE] } else { [NOISE, tls::NAME] };
+        let names = if tls_first { vec![tls::NAME, NOISE] } else { vec![NOISE, tls::NAME] };
         Security { tls, noise, names, secured }
+    }
+
+    /// The same with the first protocol alone. With nothing to choose from it begins at once.
+    pub fn one(&self) -> Security {
+        let mut one = self.clone();
+        one.names.truncate(1);
+        one
     }
 }
 
 impl UpgradeInfo for Security {
     type Info = &'static str;
-    type InfoIter = [&'static str; 2];
+    type InfoIter = Vec<&'static str>;
 
     fn protocol_info(&self) -> Self::InfoIter {
-        self.names
+        self.names.clone()
     }
 }
 
@@ -98,12 +110,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send + 'static> OutboundConnectionUpgra
     fn upgrade_outbound(self, socket: C, name: &'static str) -> Self::Future {
         let socket = Buffered::new(socket);
         Box::pin(async move {
+            let refused = |e| io::Error::other(Refused(e));
             let (peer, stream) = if name == tls::NAME {
-                let (peer, tls) = self.tls.connect(socket).await?;
+                let (peer, tls) = self.tls.connect(socket).await.map_err(refused)?;
                 (peer, Either::Left(tls))
             } else {
                 let noise = self.noise.upgrade_outbound(socket, name).await;
-                let (peer, noise) = noise.map_err(io::Error::other)?;
+                let (peer, noise) = noise.map_err(|e| refused(io::Error::other(e)))?;
                 (peer, Either::Right(noise))
             };
             self.secured.set(peer, name);
