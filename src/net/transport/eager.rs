@@ -22,7 +22,7 @@ type Output = (PeerId, StreamMuxerBox);
 type Upgrade = BoxFuture<'static, io::Result<Output>>;
 
 pub struct Eager {
-    /// Proposes one protocol. It only dials.
+    /// Proposes one protocol. It only dials, and always from a new port: it knows of no listener's.
     one: Boxed<Output>,
     /// Proposes all.
     all: Arc<Mutex<Boxed<Output>>>,
