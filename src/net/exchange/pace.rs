@@ -13,10 +13,12 @@ use crate::net::transport::FRAME;
 
 /// How long a write should keep the link busy.
 const SPAN: Duration = Duration::from_millis(2);
-/// The least that is written at once (headers of yamux and TLS take 0.7 % of so little), and the most: longer
+/// The least that is written at once (headers of yamux and TLS take 0.2 % of so little), and the most: longer
 /// writes are cut into frames of that.
-const LEAST: usize = 8 << 10;
+const LEAST: usize = 16 << 10;
 const MOST: usize = FRAME;
+/// What yamux puts in front of each write: the least and its header are one record of TLS.
+const HEADER: usize = 12;
 /// The rate is that of about so long: longer than what waits on the way takes to leave, which the first
 /// blocks after a pause fill at once, whatever the link carries.
 const MEMORY: Duration = Duration::from_millis(100);
@@ -30,11 +32,11 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Bytes to write at once; a power of two.
+    /// Bytes to write at once; with yamux's header a power of two.
     pub fn piece(&self) -> usize {
         let bytes = u128::from(self.rate) * SPAN.as_micros() / 1_000_000;
         let bytes = usize::try_from(bytes).unwrap_or(MOST).clamp(LEAST, MOST);
-        1 << bytes.ilog2()
+        (1 << bytes.ilog2()) - HEADER
     }
 
     /// So many bytes were taken, `since` the last time that this was said.
@@ -65,13 +67,14 @@ mod tests {
             (10_000, LEAST),
             (2_000_000, LEAST),
             (12_500_000, 16 << 10),
+            (20_000_000, 32 << 10),
             (40_000_000, 64 << 10),
             (1_000_000_000, MOST),
         ] {
             let mut pace = Pace::default();
-            assert_eq!(pace.piece(), LEAST);
+            assert_eq!(pace.piece() + HEADER, LEAST);
             send(&mut pace, 500, rate);
-            assert_eq!(pace.piece(), piece, "{rate}");
+            assert_eq!(pace.piece() + HEADER, piece, "{rate}");
         }
     }
 
@@ -79,7 +82,7 @@ mod tests {
     fn a_fast_link_is_known_within_a_few_megabytes() {
         let mut pace = Pace::default();
         send(&mut pace, 40, 600_000_000);
-        assert_eq!(pace.piece(), MOST);
+        assert_eq!(pace.piece() + HEADER, MOST);
     }
 
     /// Two chunks at once every 262 ms, each pair taken without a wait by what is buffered on the way: the first
@@ -89,7 +92,7 @@ mod tests {
         let mut pace = Pace::default();
         for _ in 0..20 {
             pace.wrote(CHUNK, Duration::from_millis(262));
-            assert_eq!(pace.piece(), LEAST);
+            assert_eq!(pace.piece() + HEADER, LEAST);
             pace.wrote(CHUNK, Duration::from_micros(20));
             assert!(pace.piece() <= 2 * LEAST);
         }
@@ -100,6 +103,6 @@ mod tests {
         let mut pace = Pace::default();
         send(&mut pace, 500, 600_000_000);
         pace.wrote(CHUNK, Duration::from_secs(60));
-        assert_eq!(pace.piece(), LEAST);
+        assert_eq!(pace.piece() + HEADER, LEAST);
     }
 }

@@ -6,7 +6,6 @@ mod first;
 mod frames;
 mod lean;
 mod muxer;
-mod path;
 mod security;
 mod tls;
 
@@ -63,7 +62,7 @@ pub fn build(
     let tcp = |security: Security| {
         // Lazily where one protocol is left to choose from: the muxer costs no round trip.
         tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
-            .map(|socket, _| path::by_path(lean::lean(socket)))
+            .map(|socket, _| lean::lean(socket))
             .upgrade(Version::V1Lazy)
             .authenticate(security)
             .multiplex(Yamux)
