@@ -14,7 +14,7 @@ use super::peers::peer_of;
 
 /// Links kept while fetching; more peers than that are not asked to join.
 const MAX_LINKS: usize = 80;
-/// Peers tried again in one search.
+/// Peers tried again in one search, and strangers asked when a fetch begins.
 const TRIED_AGAIN: usize = 16;
 
 impl Driver {
@@ -201,8 +201,10 @@ impl Driver {
     /// least often first. Each has its own growing pause.
     pub(super) fn try_again(&mut self) {
         let now = self.clock.now();
+        // Links with those that nobody has named leave room for those that somebody does.
+        let room = self.links() < MAX_LINKS / 2;
         let mut known: Vec<(u32, PeerId)> = (self.peers.iter())
-            .filter(|(_, _, p)| p.may_help(now))
+            .filter(|(_, _, p)| p.may_help(now) && (room || p.is_named()))
             .map(|(_, id, p)| (p.failures, id))
             .collect();
         known.sort_unstable();
@@ -219,16 +221,12 @@ impl Driver {
         }
     }
 
-    /// A fetch begins: whoever is connected already may have it.
+    /// A fetch begins: whoever is connected already may have it. Of those that nobody has named some are asked.
     pub(super) fn link_up_with_connected(&mut self) {
-        let room = MAX_LINKS.saturating_sub(self.links());
-        let keys: Vec<PeerKey> = self
-            .peers
-            .iter()
-            .filter(|(_, _, p)| p.connected && (p.candidate || p.exchange || p.bitswap_only))
-            .map(|(k, _, _)| k)
-            .take(room)
-            .collect();
+        let connected = || self.peers.iter().filter(|(_, _, p)| p.connected);
+        let named = connected().filter(|(_, _, p)| p.is_named() || p.bitswap_only);
+        let others = connected().filter(|(_, _, p)| p.exchange && !p.is_named()).take(TRIED_AGAIN);
+        let keys: Vec<PeerKey> = named.chain(others).map(|(k, _, _)| k).collect();
         for key in keys {
             self.link_up(key);
         }
@@ -301,5 +299,38 @@ mod tests {
         w.events_are_taken().await;
         let (_told, _end) = fetch(&w, &store, root, SOON * 2).await;
         opens_a_link(&mut w).await;
+    }
+
+    /// Those would have taken all links, and no provider that is found later would be dialled.
+    #[tokio::test]
+    async fn of_many_strangers_that_are_connected_few_are_linked_with() {
+        let ((_, _, root), store) = (shared(), Arc::new(MemStore::new()));
+        let mut w = World::new(store.clone()).await;
+        for n in 0..2 * MAX_LINKS {
+            let (peer, addr) = (PeerId::random(), format!("/ip4/127.0.0.1/tcp/{}", n + 1).parse().unwrap());
+            w.event(Event::Connected { peer, addr, dialed: false }).await;
+            w.event(Event::Identified { peer, exchange: true, bitswap: false, addrs: Vec::new() }).await;
+        }
+        w.events_are_taken().await;
+        let (_told, _end) = fetch(&w, &store, root, SOON * 2).await;
+        let provider = PeerId::random();
+        let addrs = vec!["/ip4/127.0.0.1/tcp/9999".parse().unwrap()];
+        let mut opened = 0;
+        let query = loop {
+            let which = |c: &Command| match c {
+                Command::OpenLink { .. } => Some(None),
+                Command::FindProviders { query, .. } => Some(Some(*query)),
+                _ => None,
+            };
+            match w.commands("a search", which).await {
+                Some(query) => break query,
+                None => opened += 1,
+            }
+        };
+        assert!((1..=2 * TRIED_AGAIN).contains(&opened), "{opened} links");
+        w.event(Event::Provider { query, peer: provider, addrs }).await;
+        let dials =
+            |c: &Command| matches!(c, Command::Dial { peer, .. } if *peer == Some(provider)).then_some(());
+        w.commands("the provider is dialled", dials).await;
     }
 }

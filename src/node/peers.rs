@@ -71,7 +71,12 @@ impl Peer {
         if self.connected {
             return self.link.is_none() && !self.bitswap_only && (self.candidate || self.exchange);
         }
-        (self.candidate || self.lan) && !self.dialling(now) && !self.addrs.is_empty()
+        self.is_named() && !self.dialling(now) && !self.addrs.is_empty()
+    }
+
+    /// Somebody, or its being nearby, says that it may have what is fetched.
+    pub fn is_named(&self) -> bool {
+        self.candidate || self.lan
     }
 
     pub fn learn(&mut self, addrs: impl IntoIterator<Item = Multiaddr>) {
