@@ -278,10 +278,7 @@ impl Driver {
                 let _ = reply.send(());
             }
             Call::Forget { key, reply } => {
-                self.deactivate(key);
-                // Whoever is in its swarm is told so while its name is here.
-                self.carry_out();
-                self.contents.remove(key);
+                self.forget(key);
                 let _ = reply.send(());
             }
             Call::Lost { key, ranges } => self.lost(key, &ranges),
@@ -502,6 +499,13 @@ impl Driver {
         content.fetch = None;
         self.names.forget(key);
         self.stop_providing(key);
+    }
+
+    pub(super) fn forget(&mut self, key: ContentKey) {
+        self.deactivate(key);
+        // Whoever is in its swarm is told so while its name is here.
+        self.carry_out();
+        self.contents.remove(key);
     }
 
     fn serve(&mut self, Known { info, have }: Known) {

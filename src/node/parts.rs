@@ -108,9 +108,7 @@ impl Driver {
             let unused: Vec<_> = parts.iter().filter(|(_, empty)| *empty).map(|(k, _)| *k).collect();
             let oldest = parts.first().map(|(k, _)| *k).filter(|_| unused.is_empty());
             for key in unused.into_iter().chain(oldest) {
-                self.deactivate(key);
-                self.carry_out();
-                self.contents.remove(key);
+                self.forget(key);
             }
         }
     }
@@ -118,9 +116,7 @@ impl Driver {
     /// This root is to name something else.
     pub(super) fn forget_part(&mut self, root: &Cid) {
         if let Some((key, _)) = self.contents.of_root(root).filter(|(_, c)| c.parts.is_some()) {
-            self.deactivate(key);
-            self.carry_out();
-            self.contents.remove(key);
+            self.forget(key);
         }
     }
 
@@ -133,13 +129,8 @@ impl Driver {
             .filter(|(_, c)| c.parts.as_ref().is_some_and(within))
             .map(|(k, _)| k)
             .collect();
-        for &key in &parts {
-            self.deactivate(key);
-        }
-        // Whoever is in their swarms is told so while their names are here.
-        self.carry_out();
         for key in parts {
-            self.contents.remove(key);
+            self.forget(key);
         }
     }
 
