@@ -37,6 +37,7 @@ mod swarm;
 mod tests;
 mod uploads;
 mod views;
+mod window;
 
 use std::collections::{BTreeMap, VecDeque};
 

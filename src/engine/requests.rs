@@ -292,14 +292,22 @@ impl Engine {
         }
     }
 
-    /// A lone seed is to have something to choose from, so that it can send what nobody has yet.
+    /// What a peer may be asked for at once, however slow it is. A lone seed is to have something to choose from, so
+    /// that it can send what nobody has yet. Near the end nobody has two of the last chunks in line: others could
+    /// bring them sooner, and a request that is taken from one peer to another comes twice if the first was just
+    /// about to answer.
     fn least(&self, peer: PeerKey) -> usize {
         let Some(p) = self.peers.get(&peer) else { return 2 };
         let lone = |k: &ContentKey| {
             let content = self.contents.get(k).filter(|c| c.picker.seeds() == 1);
             content.and_then(|c| c.swarm.get(&peer)).is_some_and(|n| n.complete)
         };
-        if p.contents.iter().any(lone) { LONE_SEED } else { 2 }
+        let ends = |k: &ContentKey| self.contents.get(k).is_none_or(|c| c.picker.open() <= c.picker.asked());
+        match () {
+            () if p.contents.iter().any(lone) => LONE_SEED,
+            () if p.contents.iter().all(ends) => 1,
+            () => 2,
+        }
     }
 
     fn enter_ask(&mut self, peer: PeerKey, key: ContentKey, c: u32) {

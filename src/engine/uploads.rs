@@ -1,125 +1,35 @@
 //! The order in which what peers asked for is sent.
 //!
-//! As little as possible is with the driver at a time, so that the decision what goes next is made late;
-//! yet always enough that the link does not idle: two chunks, or what left in the last 200 ms, or more
-//! where trying more made things faster (slow receivers, a fast link). Among the requests of unchoked
-//! peers the content that was served least comes first, within it the peer that was served least. As the
-//! only complete source we send first what has spread least, so that nothing goes out twice before
-//! everything went out once. Peers that speak Bitswap have no choke and share one turn.
+//! How much is with the driver at a time says `window.rs`; what goes next is decided as late as that allows.
+//! Among the requests of unchoked peers the content that was served least comes first, within it the peer
+//! that was served least. As the only complete source we send first what has spread least, so that nothing
+//! goes out twice before everything went out once. Peers that speak Bitswap have no choke and share one turn.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use super::Engine;
 use super::event::{Action, Fault, PeerKind, Refusal};
-use super::ledger::Meter;
 use super::state::Queued;
-use crate::units::{CHUNK_LEN, ChunkIndex, ContentKey, PeerKey, Time};
+use super::window::{Flying, Room, Window};
+use crate::units::{ChunkIndex, ContentKey, PeerKey, Time};
 
-/// Chunks with the driver at a time, however many small ones fit.
-const MAX_FLYING: usize = 64;
 /// Bytes under way to a Bitswap peer: what others of its kind keep to as well.
 const BITSWAP_WINDOW: u64 = 1 << 20;
 /// Chunks new to the swarm that are remembered of a peer.
 const MAX_GIFTS: usize = 8;
 /// Requests of one peer that are looked at for the one to send next.
 const LOOK: usize = 32;
-/// How long an attempt with more in flight lasts at least, in time and chunks, and between attempts.
-const EPOCH: (Duration, u32) = (Duration::from_secs(1), 8);
-const REST: u32 = 8;
-
-/// A chunk that is with the driver.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Flying {
-    pub peer: PeerKey,
-    pub content: ContentKey,
-    pub chunk: u32,
-    pub bytes: u32,
-    /// How many chunks had been sent when this one began.
-    seq: u64,
-}
-
-/// Finds by trial how many more chunks in flight make sending faster.
-#[derive(Debug, Default)]
-struct Trial {
-    started: Option<Time>,
-    bytes: u64,
-    chunks: u32,
-    /// Chunks in flight on top of the base.
-    pub more: u32,
-    trying: bool,
-    rest: u32,
-    best: u64,
-}
-
-impl Trial {
-    fn sent(&mut self, now: Time, bytes: u64, waiting: bool) {
-        let Some(started) = self.started else {
-            self.started = Some(now);
-            return;
-        };
-        self.bytes += bytes;
-        self.chunks += 1;
-        let took = now.since(started);
-        if took < EPOCH.0 || self.chunks < EPOCH.1 {
-            return;
-        }
-        let rate = u64::try_from(u128::from(self.bytes) * 1_000_000_000 / took.as_nanos().max(1))
-            .unwrap_or(u64::MAX);
-        (self.started, self.bytes, self.chunks) = (Some(now), 0, 0);
-        if self.trying && rate > self.best + self.best / 10 {
-            (self.best, self.more) = (rate, (self.more + 2).min(MAX_FLYING as u32));
-        } else if self.trying {
-            (self.more, self.trying, self.rest) = (self.more.saturating_sub(2), false, REST);
-        } else if self.rest > 0 || !waiting {
-            (self.rest, self.best) = (self.rest.saturating_sub(1), rate);
-        } else {
-            (self.best, self.trying, self.more) = (rate, true, (self.more + 2).min(MAX_FLYING as u32));
-        }
-    }
-
-    /// The link had nothing to do: what was measured says nothing.
-    fn idle(&mut self) {
-        (self.started, self.bytes, self.chunks) = (None, 0, 0);
-    }
-}
 
 /// What is being sent.
 #[derive(Debug, Default)]
 pub(super) struct Uploads {
     /// Peers with requests in their queue.
     waiting: BTreeSet<PeerKey>,
-    pub flying: Vec<Flying>,
-    sent: u64,
-    /// Bytes of the last 200 ms.
-    recent: Meter<25_000_000>,
-    trial: Trial,
+    pub window: Window,
     /// The turn of the peer and of the content that were served last.
     peer_turn: u64,
     content_turn: u64,
     bitswap_turn: u64,
-}
-
-impl Uploads {
-    /// Whether enough is in flight. What others have overtaken is on a slow link and does not count.
-    fn enough(&self, now: Time, most: u64) -> bool {
-        if self.flying.len() >= MAX_FLYING {
-            return true;
-        }
-        let patience = 2 * self.flying.len() as u64 + 2;
-        let counted = self.flying.iter().filter(|f| self.sent - f.seq <= patience);
-        let (bytes, n) = counted.fold((0, 0u32), |(b, n), f| (b + u64::from(f.bytes), n + 1));
-        let all: u64 = self.flying.iter().map(|f| u64::from(f.bytes)).sum();
-        let more = u64::from(self.trial.more) * u64::from(CHUNK_LEN);
-        let cap = (2 * u64::from(CHUNK_LEN)).max(self.recent.sum(now)) + more;
-        n >= 2 && (bytes >= cap.min(most) || all >= most)
-    }
-
-    fn unfly(&mut self, peer: PeerKey, content: ContentKey, chunk: u32) -> Option<Flying> {
-        let same = |f: &Flying| f.peer == peer && f.content == content && f.chunk == chunk;
-        let i = self.flying.iter().position(same)?;
-        Some(self.flying.remove(i))
-    }
 }
 
 impl Engine {
@@ -187,17 +97,14 @@ impl Engine {
     /// The peer is gone.
     pub(super) fn drop_sends(&mut self, peer: PeerKey) {
         self.uploads.waiting.remove(&peer);
-        self.uploads.flying.retain(|f| f.peer != peer);
+        self.uploads.window.drop_peer(peer);
         self.dispatch = true;
     }
 
     pub(super) fn on_sent(&mut self, peer: PeerKey, key: ContentKey, c: u32, bytes: u64) {
         let now = self.now;
-        let Some(f) = self.uploads.unfly(peer, key, c) else { return };
-        let up = &mut self.uploads;
-        up.sent += 1;
-        up.recent.add(now, bytes);
-        up.trial.sent(now, bytes, !up.waiting.is_empty());
+        let Some(f) = self.uploads.window.take(peer, key, c) else { return };
+        self.uploads.window.sent(now, bytes, !self.uploads.waiting.is_empty());
         self.up_rate.add(now, bytes);
         self.ledger.gave(now, peer, bytes);
         if let Some(p) = self.peers.get_mut(&peer) {
@@ -214,7 +121,7 @@ impl Engine {
 
     /// The store could not read what was to be sent; the peer is told that it is gone.
     pub(super) fn on_unreadable(&mut self, key: ContentKey, c: u32, to: PeerKey) {
-        let Some(f) = self.uploads.unfly(to, key, c) else { return };
+        let Some(f) = self.uploads.window.take(to, key, c) else { return };
         if let Some(p) = self.peers.get_mut(&to) {
             p.sending = p.sending.saturating_sub(u64::from(f.bytes));
             p.sending_count = p.sending_count.saturating_sub(1);
@@ -228,28 +135,28 @@ impl Engine {
     /// Sends as long as the link can take more, and opens a slot if nobody has anything to ask for.
     pub(super) fn send_more(&mut self) {
         let now = self.now;
-        let mut idle = false;
-        while !self.uploads.enough(now, self.cfg.send_window_total) {
+        loop {
+            let room = self.uploads.window.room(now, self.cfg.send_window_total);
+            if let Room::None(until) = room {
+                if !self.uploads.waiting.is_empty() {
+                    self.wake_at = self.wake_at.min(until);
+                }
+                return;
+            }
             if !self.uploads.waiting.is_empty()
                 && let Some(t) = self.limits_up.wait(now)
             {
                 self.wake_at = self.wake_at.min(t);
                 return;
             }
-            match self.next_send() {
+            match self.next_send(room == Room::ForIdle) {
                 Some((peer, at)) => self.send(peer, at),
-                None => {
-                    idle = true;
-                    break;
-                }
+                None if room == Room::ForIdle => return,
+                None => break,
             }
         }
-        if idle {
-            if self.uploads.flying.is_empty() {
-                self.uploads.trial.idle();
-            }
-            self.open_slot();
-        }
+        self.uploads.window.nothing_waits();
+        self.open_slot();
     }
 
     fn send(&mut self, peer: PeerKey, at: usize) {
@@ -283,20 +190,23 @@ impl Engine {
             }
             content.picker.count_sent(q.chunk);
         }
-        let seq = self.uploads.sent;
-        self.uploads.flying.push(Flying { peer, content: q.content, chunk: q.chunk, bytes: q.bytes, seq });
+        let flying = Flying { peer, content: q.content, chunk: q.chunk, bytes: q.bytes };
+        self.uploads.window.push(self.now, flying);
         if let Some(chunk) = ChunkIndex::new(q.chunk) {
             self.actions.push_back(Action::Send { peer, content: q.content, chunk });
         }
     }
 
-    /// Whose request goes next, and which of its queue.
-    fn next_send(&mut self) -> Option<(PeerKey, usize)> {
+    /// Whose request goes next, and which of its queue; if so wanted, of those who have nothing under way.
+    fn next_send(&mut self, idle: bool) -> Option<(PeerKey, usize)> {
         let now = self.now;
         let mut best: Option<(Rank, PeerKey, usize)> = None;
         let mut wake = Time::MAX;
         for peer in &self.uploads.waiting {
             let Some(p) = self.peers.get_mut(peer) else { continue };
+            if idle && p.sending_count > 0 {
+                continue;
+            }
             let window = match p.kind {
                 PeerKind::Exchange => self.cfg.send_window_peer,
                 PeerKind::Bitswap => self.cfg.send_window_peer.min(BITSWAP_WINDOW),
@@ -341,14 +251,14 @@ impl Engine {
     }
 
     pub(super) fn check_flying(&self) -> Result<(), &'static str> {
-        if self.uploads.flying.len() > MAX_FLYING { Err("too many chunks are in flight") } else { Ok(()) }
+        self.uploads.window.check()
     }
 
     /// Nothing is lost and nothing is counted wrong.
     pub(super) fn check_uploads(&self) -> Result<(), String> {
         let want = |ok: bool, what: &str| if ok { Ok(()) } else { Err(format!("uploads: {what}")) };
         for (key, p) in &self.peers {
-            let flying = self.uploads.flying.iter().filter(|f| f.peer == *key);
+            let flying = self.uploads.window.flying().filter(|f| f.peer == *key);
             let (n, bytes) = flying.fold((0, 0), |(n, b), f| (n + 1, b + u64::from(f.bytes)));
             want(p.sending_count == n && p.sending == bytes, "in flight")?;
             want(self.uploads.waiting.contains(key) != p.queue.is_empty(), "who waits")?;

@@ -274,6 +274,24 @@ fn the_endgame_asks_a_second_peer_and_cancels_at_the_loser() {
 }
 
 #[test]
+fn the_last_chunks_stand_in_line_once_at_each_peer() {
+    let mut one = One::leech(30);
+    let mut due: std::collections::VecDeque<(u64, u32)> =
+        [1, 2, 3].into_iter().flat_map(|p| requests(one.source(p))).collect();
+    let mut most = 0;
+    while one.e.contents[&K].picker.open() > 0 {
+        let (p, c) = due.pop_front().unwrap();
+        due.extend(requests(&one.pass(300)));
+        one.deliver(p, c);
+        due.extend(requests(&one.said));
+        due.extend(requests(one.store(p, c)));
+        most = most.max(due.len());
+    }
+    assert_eq!(most, 6, "two each until then");
+    assert!(due.len() <= 3, "{due:?}");
+}
+
+#[test]
 fn a_window_is_fetched_in_order_and_a_slow_peer_does_not_stall_it() {
     let mut one = One::leech(500);
     let per_chunk = Duration::from_millis(500);

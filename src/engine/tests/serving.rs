@@ -238,6 +238,29 @@ fn one_slow_receiver_does_not_hold_the_link() {
     assert!(one.now.since(start) < Duration::from_secs(9), "600 chunks are 6 s: {:?}", one.now.since(start));
 }
 
+/// With a round trip of 40 ms a seed's link of 32 Mbit/s ran at a third for a second at a time: two receivers whose
+/// connections had grown slow held both places.
+#[test]
+fn slow_connections_leave_the_link_to_peers_with_nothing_under_way() {
+    let mut one = One::new(Config { slots: Slots::Fixed(5), ..Config::default() }, 1_000, false);
+    let mut flying = Vec::new();
+    for p in 0..5 {
+        one.taker(p);
+        flying.extend(sends(&one.ask(p, p as u32 * 100..p as u32 * 100 + 100)));
+    }
+    for _ in 0..80 {
+        flying.extend(sends(&one.pass(125)));
+        let (p, c) = flying.remove(0);
+        flying.extend(sends(one.peer(p, PeerEvent::Sent { content: K, chunk: ix(c), bytes: LEN })));
+    }
+    assert_eq!(flying.len(), 2, "the link is known to carry eight chunks a second");
+    assert_eq!(sends(&one.pass(200)), [], "two take it 250 ms");
+    flying.extend(sends(&one.pass(3_000)));
+    let mut peers: Vec<u64> = flying.iter().map(|f| f.0).collect();
+    peers.sort_unstable();
+    assert_eq!(peers, [0, 1, 2, 3, 4], "one each, and nobody two");
+}
+
 #[test]
 fn contents_share_the_link_evenly_however_many_peers_each_has() {
     let mut one = One::new(Config { slots: Slots::Fixed(9), ..Config::default() }, 1_000, false);
