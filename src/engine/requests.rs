@@ -303,10 +303,12 @@ impl Engine {
             content.and_then(|c| c.swarm.get(&peer)).is_some_and(|n| n.complete)
         };
         let ends = |k: &ContentKey| self.contents.get(k).is_none_or(|c| c.picker.open() <= c.picker.asked());
-        match () {
-            () if p.contents.iter().any(lone) => LONE_SEED,
-            () if p.contents.iter().all(ends) => 1,
-            () => 2,
+        if p.contents.iter().any(lone) {
+            LONE_SEED
+        } else if p.contents.iter().all(ends) {
+            1
+        } else {
+            2
         }
     }
 
