@@ -29,6 +29,7 @@ impl Engine {
             want(c.swarm.len() <= self.cfg.max_neighbours, "too many neighbours")?;
             let seeds = c.swarm.values().filter(|n| n.complete).count() as u32;
             want(seeds == c.picker.seeds(), "seeds miscounted")?;
+            want(c.first.is_none_or(|f| self.peers.contains_key(&f.peer)), "a stranger is to choose")?;
             let (copies, asks) = self.count_afresh(*key, c);
             for i in 0..c.picker.len() {
                 want(copies[i as usize] == c.picker.copies(i), "copies of a chunk miscounted")?;

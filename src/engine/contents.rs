@@ -79,6 +79,10 @@ impl Engine {
             content.lens.push((from, len));
         }
         content.picker.grow(count);
+        if content.first.is_some() {
+            self.promises.push(key);
+        }
+        let Some(content) = self.contents.get_mut(&key) else { return };
         content.finished = false;
         for n in content.swarm.values_mut().filter(|n| !n.complete) {
             let mut at = from;

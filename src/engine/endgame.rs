@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use super::Engine;
+use super::picker::State;
 use super::state::{Content, Peer};
 use crate::units::{ContentKey, PeerKey, Time};
 
@@ -73,7 +74,9 @@ impl Engine {
             let Some(me) = content.swarm.get(&peer) else { continue };
             let late = content.picker.window().take(URGENT).filter(|c| {
                 let asks = self.asks_of(*key, *c);
-                asks > 0
+                // One that could not be kept is not tried again because another content asks for its like.
+                let open = matches!(content.picker.state(*c), Some(State::Asked | State::Elsewhere));
+                open && asks > 0
                     && asks < self.cfg.endgame_copies
                     && me.has(*c)
                     && p.pipeline.position(*key, *c).is_none()

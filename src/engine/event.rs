@@ -86,6 +86,11 @@ pub enum PeerEvent {
         have: Bitfield,
         complete: bool,
     },
+    /// It answered a [`Action::Join`] that said that any chunk will do: which one it sends, if one. Behind `Joined`.
+    Promised {
+        content: ContentKey,
+        chunk: Option<ChunkIndex>,
+    },
     /// It left, or answered `Unknown` to our join.
     Left {
         content: ContentKey,
@@ -184,10 +189,12 @@ pub enum Arrival {
 /// What the driver is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Tell the peer that we are in this swarm (it answers with `Joined` or `Left`).
+    /// Tell the peer that we are in this swarm (it answers with `Joined` or `Left`). `any`: that any chunk of its
+    /// choice will do for the first one ([`PeerEvent::Promised`]).
     Join {
         peer: PeerKey,
         content: ContentKey,
+        any: bool,
     },
     Leave {
         peer: PeerKey,

@@ -12,7 +12,7 @@
 //! sequence of events is taken without a panic: what names an unknown peer or content is ignored. A clock
 //! that goes back is taken as one that stands still.
 //!
-//! One policy a file: `picker`, `requests`, `pipeline`, `endgame` and `merging` (what to ask of whom), `choker` and `uploads`
+//! One policy a file: `picker`, `requests`, `pipeline`, `endgame`, `first` and `merging` (what to ask of whom), `choker` and `uploads`
 //! (whom to serve with what), [`ledger`], [`limits`], `haves`, `nodes`, `pex`.
 
 mod check;
@@ -21,6 +21,7 @@ pub mod config;
 mod contents;
 mod endgame;
 pub mod event;
+mod first;
 mod haves;
 pub mod ledger;
 pub mod limits;
@@ -88,6 +89,8 @@ pub struct Engine {
     vacancies: bool,
     /// Neighbours to whom our interest may have changed.
     fickle: Vec<(ContentKey, PeerKey)>,
+    /// Contents of which chunks became known, or a first chunk was promised.
+    promises: Vec<ContentKey>,
     scratch: Vec<PeerKey>,
 
     /// No content's own timer is due before this.
@@ -123,6 +126,7 @@ impl Engine {
             dispatch: false,
             vacancies: false,
             fickle: Vec::new(),
+            promises: Vec::new(),
             scratch: Vec::new(),
             due: Time::MAX,
             tick_at: Time::MAX,
@@ -163,6 +167,7 @@ impl Engine {
                 }
             }
             PeerEvent::Joined { content, have, complete } => self.on_joined(peer, content, have, complete),
+            PeerEvent::Promised { content, chunk } => self.on_promised(peer, content, chunk),
             PeerEvent::Left { content } => self.on_left(peer, content),
             PeerEvent::Have { content, ranges } => self.on_have(peer, content, &ranges),
             PeerEvent::Complete { content } => self.on_complete(peer, content),
@@ -321,6 +326,9 @@ impl Engine {
 
     /// The end of every event: interest, slots, requests, sends.
     fn settle(&mut self) {
+        while let Some(content) = self.promises.pop() {
+            self.take_promise(content);
+        }
         while let Some((content, peer)) = self.fickle.pop() {
             self.tell_interest(content, peer);
         }

@@ -1,7 +1,8 @@
 //! The requests that one peer has from us: how many may be out, how long an answer may take.
 //!
 //! Depth is rate x (smallest recent round trip + 200 ms), two chunks at least; it grows by a chunk for
-//! every chunk that comes until that is reached. A peer that has not yet delivered is asked for one.
+//! every chunk that comes until that is reached. A peer that has not yet delivered is asked for one, unless
+//! nobody else has anything.
 
 use std::time::Duration;
 
@@ -55,6 +56,8 @@ pub(super) struct Pipeline {
     /// From request to arrival, and how that varies, in nanoseconds.
     service: Option<(u64, u64)>,
     backoff: u32,
+    /// It was told that any chunk of this content will do, and has not said which one comes.
+    pub any: Option<ContentKey>,
     /// Any byte from it.
     pub life: Time,
     /// The last chunk from it, or when it last unchoked us.
@@ -80,6 +83,7 @@ impl Pipeline {
             on_trial: false,
             service: None,
             backoff: 0,
+            any: None,
             life: now,
             chunk_at: now,
             silent_since: None,
@@ -116,13 +120,14 @@ impl Pipeline {
     }
 
     /// Whether another request may go out; `least` chunks may be out however slow the peer is.
-    fn room(&self, rate: u64, rtt: Duration, least: usize) -> bool {
+    fn room(&self, rate: u64, rtt: Duration, Least { proven: least, unproven }: Least) -> bool {
         // Whatever is not answered yet stands in the peer's queue, which is as long as `max` and no longer.
         if self.silent() || self.asks.len() >= self.max || self.asks.len() - self.live > MAX_DEAD {
             return false;
         }
         if self.delivered == 0 || !self.proven {
-            return self.live == 0 && !self.on_trial;
+            let most = if self.proven || self.backoff > 0 { 1 } else { unproven };
+            return self.live < most && !self.on_trial;
         }
         let depth = self.depth(rate, rtt);
         self.live < least
@@ -256,9 +261,18 @@ impl Pipeline {
     }
 }
 
+/// How many chunks a peer may be asked for at once, whatever it has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Least {
+    /// However slow it is, if a chunk of its was right.
+    pub proven: usize,
+    /// Before that.
+    pub unproven: usize,
+}
+
 impl Peer {
     /// Whether another request may go to it.
-    pub(super) fn has_room(&self, now: Time, least: usize) -> bool {
+    pub(super) fn has_room(&self, now: Time, least: Least) -> bool {
         !self.choking_us && self.pipeline.room(self.down_rate.per_second(now), self.rtt_or_zero(), least)
     }
 }
@@ -273,7 +287,7 @@ mod tests {
     }
 
     fn filled(p: &mut Pipeline, rate: u64, rtt: Duration) -> usize {
-        while p.room(rate, rtt, 2) {
+        while p.room(rate, rtt, Least { proven: 2, unproven: 1 }) {
             p.push(ask(p.asks.len() as u32));
         }
         p.live()

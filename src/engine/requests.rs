@@ -8,12 +8,16 @@ use std::time::Duration;
 use super::Engine;
 use super::event::{Action, Arrival, Fault, PeerKind, Refusal};
 use super::picker::State;
-use super::pipeline::Ask;
+use super::pipeline::{Ask, Least};
 use crate::units::{CHUNK_LEN, ChunkIndex, ContentKey, PeerKey};
 
-/// The least that a lone seed is asked for, in chunks, once it has delivered: of these two are being sent, so with
-/// four it soon had no choice left but to send some a second time.
+/// The least that a lone seed is asked for, in chunks: of these two are being sent, so with four it soon had no choice
+/// left but to send some a second time.
 const LONE_SEED: usize = 6;
+/// What the only one that has anything is asked for before a chunk of its was found right. A new connection sends ten
+/// packets, then twice as many each round trip: the first chunk is whole after five, and what is asked for then comes
+/// to the other side in the seventh, when it has sent seven chunks.
+const ONLY_SOURCE: usize = 8;
 /// How often time-outs are looked at while something is asked for.
 pub(super) const TICK: Duration = Duration::from_millis(500);
 /// The same while everything is asked for and idle peers may take something over.
@@ -43,6 +47,10 @@ impl Engine {
             if let Some(i) = self.asked_before(peer, c) {
                 self.late_bytes = self.late_bytes.saturating_add(bytes);
                 self.answered(peer, i, bytes);
+                return Arrival::Late;
+            }
+            if self.came_early(peer, key, c) {
+                self.late_bytes = self.late_bytes.saturating_add(bytes);
                 return Arrival::Late;
             }
             self.fault(peer, Fault::Unasked);
@@ -225,7 +233,11 @@ impl Engine {
         // What was cancelled is what was asked for before.
         let of = if why == Refusal::Cancelled { before.or(now_asked) } else { now_asked.or(before) };
         let Some(i) = of else {
-            p.noise += 1;
+            if !self.promise_refused(peer, key, c)
+                && let Some(p) = self.peers.get_mut(&peer)
+            {
+                p.noise += 1;
+            }
             return;
         };
         p.pipeline.show_life(now);
@@ -296,23 +308,30 @@ impl Engine {
     /// that it can send what nobody has yet. Near the end nobody has two of the last chunks in line: others could
     /// bring them sooner, and a request that is taken from one peer to another comes twice if the first was just
     /// about to answer.
-    fn least(&self, peer: PeerKey) -> usize {
-        let Some(p) = self.peers.get(&peer) else { return 2 };
-        let lone = |k: &ContentKey| {
+    ///
+    /// Of a peer that has shown nothing one chunk is asked, so that a liar spoils no more. If nobody else has anything
+    /// there is nobody to ask instead, and to wait for that chunk would only let the link idle while it is verified.
+    fn least(&self, peer: PeerKey) -> Least {
+        let Some(p) = self.peers.get(&peer) else { return Least { proven: 2, unproven: 1 } };
+        let lone = |k: &&ContentKey| {
             let content = self.contents.get(k).filter(|c| c.picker.seeds() == 1);
             content.and_then(|c| c.swarm.get(&peer)).is_some_and(|n| n.complete)
         };
+        let only = |k: &ContentKey| {
+            let swarm = self.contents.get(k).map(|c| &c.swarm);
+            swarm.is_some_and(|s| s.iter().all(|(q, n)| *q == peer || n.have.is_empty()))
+        };
         let ends = |k: &ContentKey| self.contents.get(k).is_none_or(|c| c.picker.open() <= c.picker.asked());
-        if p.contents.iter().any(lone) {
-            LONE_SEED
+        if let Some(k) = p.contents.iter().find(lone) {
+            Least { proven: LONE_SEED, unproven: if only(k) { ONLY_SOURCE } else { 1 } }
         } else if p.contents.iter().all(ends) {
-            1
+            Least { proven: 1, unproven: 1 }
         } else {
-            2
+            Least { proven: 2, unproven: 1 }
         }
     }
 
-    fn enter_ask(&mut self, peer: PeerKey, key: ContentKey, c: u32) {
+    pub(super) fn enter_ask(&mut self, peer: PeerKey, key: ContentKey, c: u32) {
         let now = self.now;
         let (Some(content), Some(p)) = (self.contents.get_mut(&key), self.peers.get_mut(&peer)) else {
             return;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::config::Config;
 use super::event::PeerKind;
+use super::first::First;
 use super::haves::Log;
 use super::ledger::Rate;
 use super::limits::Bucket;
@@ -34,6 +35,8 @@ pub(super) struct Content {
     pub swarm: BTreeMap<PeerKey, Neighbour>,
     /// Peers that `Join` was said to, and what the log then held (they are told what came later).
     pub joining: BTreeMap<PeerKey, u64>,
+    /// Who is to choose the first chunk, while no chunk is known.
+    pub first: Option<First>,
     pub log: Log,
     pub nodes: Nodes,
     pub pex: Pex,
@@ -58,6 +61,7 @@ impl Content {
             twins: Twins::default(),
             swarm: BTreeMap::new(),
             joining: BTreeMap::new(),
+            first: None,
             log: Log::default(),
             nodes: Nodes::default(),
             pex: Pex::new(now),

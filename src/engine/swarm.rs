@@ -43,7 +43,8 @@ impl Engine {
             return;
         }
         content.joining.insert(peer, content.log.end());
-        self.actions.push_back(Action::Join { peer, content: key });
+        let any = self.asks_any(peer, key);
+        self.actions.push_back(Action::Join { peer, content: key, any });
     }
 
     pub(super) fn on_disconnected(&mut self, peer: PeerKey) {
@@ -57,12 +58,14 @@ impl Engine {
         self.drop_slot(peer);
         for content in self.contents.values_mut() {
             content.joining.remove(&peer);
+            content.first.take_if(|f| f.peer == peer);
         }
         self.peers.remove(&peer);
     }
 
     /// The peer is in this swarm no more: what it had does not count.
     pub(super) fn drop_neighbour(&mut self, peer: PeerKey, key: ContentKey) {
+        self.forget_promise(peer, key);
         let Some(content) = self.contents.get_mut(&key) else { return };
         content.joining.remove(&peer);
         let Some(n) = content.swarm.remove(&peer) else { return };

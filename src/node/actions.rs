@@ -22,8 +22,8 @@ impl Driver {
 
     fn perform(&mut self, action: Action) {
         match action {
-            Action::Join { peer, content } if self.by_bitswap(peer) => self.ask_root(peer, content),
-            Action::Join { peer, content } => self.say_join(peer, content),
+            Action::Join { peer, content, .. } if self.by_bitswap(peer) => self.ask_root(peer, content),
+            Action::Join { peer, content, any } => self.say_join(peer, content, any),
             Action::Leave { peer, content } => {
                 self.update(peer, content, |u| u.leaving = true);
                 if let Some(c) = self.contents.get_mut(content) {
@@ -118,14 +118,16 @@ impl Driver {
         }
     }
 
-    fn say_join(&mut self, peer: PeerKey, content: ContentKey) {
+    fn say_join(&mut self, peer: PeerKey, content: ContentKey, any: bool) {
         let Some(root) = self.root(content) else { return };
         self.say_where(peer, root);
         let Some(c) = self.contents.get(content) else { return };
         let complete =
             c.complete || (c.fetch.as_ref().is_some_and(|f| f.manifest_done) && c.have.len() == c.chunks);
-        let message = Message::Join { root: c.root, have: c.have.clone(), complete, interested: !complete };
-        self.say(peer, message);
+        // Not of what is only read: hardly any of it may be wanted.
+        let any = any && c.have.is_empty() && c.fetch.as_ref().is_some_and(|f| !f.hold);
+        let (root, have) = (c.root, c.have.clone());
+        self.say(peer, Message::Join { root, have, complete, interested: !complete, any });
     }
 
     fn by_root(

@@ -14,6 +14,7 @@ use crate::store::ContentInfo;
 use crate::units::{ChunkIndex, ChunkRange, ContentKey, PeerKey, Time};
 
 use super::api::{Failure, Progress, Shared};
+use super::arriving::Came;
 use super::pex::Told;
 use super::stuck::Reason;
 use super::walk::Twin;
@@ -39,6 +40,8 @@ pub struct Fetch {
     pub twin: Option<Twin>,
     /// Nodes that came meanwhile, and from whom.
     pub arrived: Vec<(PeerKey, Cid, Bytes)>,
+    /// A chunk whose number is not known here yet.
+    pub early: Option<Came>,
     pub wanted: WantedNodes,
     pub manifest_done: bool,
     pub waiters: Vec<Waiter>,

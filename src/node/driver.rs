@@ -4,8 +4,9 @@
 //! worker threads, from the handles) over a bounded channel; what the engine answers is carried out at once.
 //! Nothing here blocks: disks and hashes are the worker threads' business, sockets the stream tasks'.
 //!
-//! This file has the loop and the bookkeeping; `inbound.rs` what peers say, `actions.rs` what the engine
-//! says, `fetching.rs` the life of a fetch, `stuck.rs` why one gets nowhere, `discovery.rs` whom to dial.
+//! This file has the loop and the bookkeeping; `inbound.rs` what peers say, `arriving.rs` the chunks that they
+//! send, `actions.rs` what the engine says, `fetching.rs` the life of a fetch, `stuck.rs` why one gets nowhere,
+//! `discovery.rs` whom to dial.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -88,8 +89,8 @@ pub struct Driver {
     pub(super) queries: BTreeMap<QueryId, ContentKey>,
     pub(super) next_query: u64,
     pub(super) next_request: u32,
-    /// Joins that wait for the first nodes to be read, per content.
-    pub(super) joins: Vec<(ContentKey, PeerKey)>,
+    /// Joins that wait for the first nodes to be read, per content, and whether any chunk would do.
+    pub(super) joins: Vec<(ContentKey, PeerKey, bool)>,
     /// Requests for inner nodes without an answer: which content each was for.
     pub(super) requests: BTreeMap<u32, ContentKey>,
     pub(super) node_waiters: Vec<(ContentKey, oneshot::Sender<()>)>,

@@ -70,6 +70,7 @@ impl Driver {
             walker: Some(Walker::new(info.root)),
             twin: None,
             arrived: Vec::new(),
+            early: None,
             wanted: WantedNodes::default(),
             manifest_done: false,
             waiters: waiter.into_iter().collect(),
@@ -232,6 +233,7 @@ impl Driver {
             self.engine.handle_content(now, key, ContentEvent::NodesWanted(wanted));
         }
         let more = walked.more || !fetch.arrived.is_empty();
+        self.take_early(key);
         if let Some(range) = grew {
             self.bitswap_grew(key, range);
         }

@@ -6,14 +6,14 @@ use bytes::Bytes;
 use libp2p::PeerId;
 
 use crate::content::Cid;
-use crate::engine::event::{Arrival, Fault, PeerEvent, Refusal};
+use crate::engine::event::{Fault, PeerEvent, Refusal};
 use crate::net::api::Inbound;
 use crate::units::{ChunkIndex, ContentKey, PeerKey};
 use crate::wire::exchange::{MAX_JOINED_NODES_LEN, Message, PeerRecord, Update, Why};
 
+use super::arriving::Came;
 use super::driver::{Driver, Slow};
 use super::walk::first_nodes;
-use super::workers::{WriteJob, WriterJob};
 
 /// Messages that may wait on a link's control stream for a node to be added that is longer than most: so what a peer
 /// that asks and does not read makes us keep is bounded.
@@ -31,7 +31,8 @@ impl Driver {
             }
             Inbound::Chunk { peer, link, message, body } => match (self.linked(peer, link), message) {
                 (Some(key), Message::Chunk { root, index, block_lens }) => {
-                    self.chunk_arrived(key, peer, root, index, block_lens, body);
+                    let came = Came { from: key, peer, chunk: index, block_lens, body };
+                    self.chunk_came(&root, came);
                 }
                 _ => self.buffers.put(body),
             },
@@ -74,9 +75,10 @@ impl Driver {
     pub(super) fn on_message(&mut self, from: PeerKey, message: Message) {
         let now = self.clock.now();
         match message {
-            Message::Join { root, have, complete, interested } => {
+            Message::Join { root, have, complete, interested, any } => {
                 let Some(content) = self.join(from, root) else {
-                    return self.join_part(from, root, Message::Join { root, have, complete, interested });
+                    let join = Message::Join { root, have, complete, interested, any };
+                    return self.join_part(from, root, join);
                 };
                 self.engine.handle_peer(
                     now,
@@ -84,10 +86,10 @@ impl Driver {
                     PeerEvent::Joined { content, have: have.clone(), complete },
                 );
                 self.engine.handle_peer(now, from, PeerEvent::Interested { content, interested });
-                self.answer_join(content, from, !complete && have.is_empty());
+                self.answer_join(content, from, !complete && have.is_empty(), any);
             }
-            Message::Joined { root, have, complete, interested, choked, nodes, peers } => {
-                self.on_joined(from, root, have, complete, interested, choked, nodes, peers);
+            Message::Joined { root, have, complete, interested, choked, nodes, peers, first } => {
+                self.on_joined(from, root, have, complete, interested, choked, nodes, peers, first);
             }
             Message::Unknown { root } => {
                 if let Some((content, _)) = self.contents.of_root(&root) {
@@ -150,19 +152,19 @@ impl Driver {
     }
 
     /// Answers a join; a newcomer is given the first inner nodes too, which may have to be read first.
-    fn answer_join(&mut self, key: ContentKey, to: PeerKey, newcomer: bool) {
+    fn answer_join(&mut self, key: ContentKey, to: PeerKey, newcomer: bool, any: bool) {
         let Some(content) = self.contents.get_mut(key) else { return };
         let raw = content.root.codec() == crate::content::RAW;
         if !newcomer || raw {
-            return self.joined(key, to, Vec::new());
+            return self.joined(key, to, Vec::new(), any);
         }
         if let Some(nodes) = content.first_nodes.clone() {
-            return self.joined(key, to, nodes.to_vec());
+            return self.joined(key, to, nodes.to_vec(), any);
         }
         if self.joins.len() < MAX_WAITING_JOINS {
             let (store, root) = (self.store.clone(), content.root);
-            let reading = self.joins.iter().any(|(k, _)| *k == key);
-            self.joins.push((key, to));
+            let reading = self.joins.iter().any(|(k, ..)| *k == key);
+            self.joins.push((key, to, any));
             if !reading {
                 self.slowly(move || Slow::FirstNodes {
                     key,
@@ -178,13 +180,13 @@ impl Driver {
         {
             content.first_nodes = Some(Arc::new(nodes.clone()));
         }
-        let waiting: Vec<_> = self.joins.extract_if(.., |(k, _)| *k == key).collect();
-        for (_, to) in waiting {
-            self.joined(key, to, nodes.clone());
+        let waiting: Vec<_> = self.joins.extract_if(.., |(k, ..)| *k == key).collect();
+        for (_, to, any) in waiting {
+            self.joined(key, to, nodes.clone(), any);
         }
     }
 
-    fn joined(&mut self, key: ContentKey, to: PeerKey, nodes: Vec<(Cid, Bytes)>) {
+    fn joined(&mut self, key: ContentKey, to: PeerKey, nodes: Vec<(Cid, Bytes)>, any: bool) {
         // The engine's own answer to the join (an unchoke, say) goes into the reply where it can.
         self.carry_out();
         if let Some(root) = self.contents.get(key).map(|c| c.root) {
@@ -194,6 +196,7 @@ impl Driver {
         let choked = self.peers.get(to).is_none_or(|p| p.choked);
         let Some(c) = self.contents.get(key) else { return };
         let complete = c.fetch.as_ref().is_none_or(|f| f.manifest_done) && c.have.len() == c.chunks;
+        let first = if any { self.engine.handle_any(self.clock.now(), to, key) } else { None };
         let message = Message::Joined {
             root: c.root,
             have: c.have.clone(),
@@ -202,6 +205,7 @@ impl Driver {
             choked,
             nodes,
             peers,
+            first,
         };
         self.say(to, message);
         self.introduce(to);
@@ -218,6 +222,7 @@ impl Driver {
         choked: bool,
         nodes: Vec<(Cid, Bytes)>,
         peers: Vec<PeerRecord>,
+        first: Option<ChunkIndex>,
     ) {
         let now = self.clock.now();
         let Some((content, c)) = self.contents.of_root(&root) else { return };
@@ -234,6 +239,7 @@ impl Driver {
         let choke = if choked { PeerEvent::Choked } else { PeerEvent::Unchoked };
         self.engine.handle_peer(now, from, choke);
         self.engine.handle_peer(now, from, PeerEvent::Joined { content, have, complete });
+        self.engine.handle_peer(now, from, PeerEvent::Promised { content, chunk: first });
         self.engine.handle_peer(now, from, PeerEvent::Interested { content, interested });
         self.take_records(from, peers, false);
     }
@@ -264,52 +270,6 @@ impl Driver {
             if let Some(c) = self.contents.get_mut(content) {
                 c.left(from);
             }
-        }
-    }
-
-    fn chunk_arrived(
-        &mut self,
-        from: PeerKey,
-        peer: PeerId,
-        root: Cid,
-        chunk: ChunkIndex,
-        block_lens: Vec<u32>,
-        body: Vec<u8>,
-    ) {
-        let Some((content, _)) = self.contents.of_root(&root) else {
-            // A content that was removed or paused a moment ago: nobody's fault.
-            return self.buffers.put(body);
-        };
-        self.take_chunk(from, peer, content, chunk, block_lens, body);
-    }
-
-    /// A chunk has come: if it is of use, to the threads that verify and write it.
-    pub(super) fn take_chunk(
-        &mut self,
-        from: PeerKey,
-        peer: PeerId,
-        content: ContentKey,
-        chunk: ChunkIndex,
-        block_lens: Vec<u32>,
-        body: Vec<u8>,
-    ) {
-        let now = self.clock.now();
-        let bytes = body.len() as u64;
-        match self.engine.handle_chunk(now, from, content, chunk, bytes) {
-            Arrival::Wanted => {
-                self.down.total += bytes;
-                if let Some(c) = self.contents.get_mut(content) {
-                    c.down.total += bytes;
-                }
-                self.writers.give(WriterJob::Arrived(WriteJob {
-                    content,
-                    chunk,
-                    from: peer,
-                    block_lens,
-                    body,
-                }));
-            }
-            Arrival::Late | Arrival::Unasked => self.buffers.put(body),
         }
     }
 

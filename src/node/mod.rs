@@ -5,6 +5,7 @@
 
 mod actions;
 pub mod api;
+mod arriving;
 mod bitswap;
 mod budget;
 mod call;

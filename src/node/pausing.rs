@@ -121,7 +121,7 @@ impl Driver {
         let now = self.clock.now();
         self.bitswap_forgets(key);
         self.forget_parts_of(key);
-        self.joins.retain(|(k, _)| *k != key);
+        self.joins.retain(|(k, ..)| *k != key);
         let Some(content) = self.contents.get_mut(key) else { return };
         content.all_left();
         let (active, seeds) = (content.active, content.complete && content.seeding);
@@ -234,7 +234,9 @@ mod tests {
         };
         assert_eq!(w.hears("cancel", cancelled).await, in_flight);
         w.leaves().await;
-        send(&w, &from, key, root, in_flight[0]).await;
+        for index in in_flight {
+            send(&w, &from, key, root, index).await;
+        }
         w.say(joined(root, &from)).await;
         // Longer than its waiter would wait for something to come: a pause is not that.
         let since = tokio::time::Instant::now();
@@ -302,6 +304,6 @@ mod tests {
         w.pause(root, false).await;
         w.hears("join", |m| matches!(m, Message::Join { .. }).then_some(())).await;
         w.say(joined(root, &from)).await;
-        assert_eq!(asked(&mut w).await.len(), 1);
+        assert_eq!(asked(&mut w).await.len(), 3);
     }
 }

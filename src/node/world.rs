@@ -169,7 +169,7 @@ pub fn ask(root: Cid) -> Message {
 }
 
 pub fn join(root: Cid) -> Message {
-    Message::Join { root, have: Bitfield::new(), complete: false, interested: true }
+    Message::Join { root, have: Bitfield::new(), complete: false, interested: true, any: false }
 }
 
 pub type End = oneshot::Receiver<Result<Shared, Failure>>;
@@ -201,6 +201,7 @@ pub fn joined(root: Cid, from: &MemStore) -> Message {
         choked: false,
         nodes: vec![(root, from.node(&root).unwrap().unwrap())],
         peers: Vec::new(),
+        first: None,
     }
 }
 

@@ -101,6 +101,8 @@ pub enum Message {
         have: Bitfield,
         complete: bool,
         interested: bool,
+        /// Any chunk will do as the first.
+        any: bool,
     },
     Joined {
         root: Cid,
@@ -110,6 +112,8 @@ pub enum Message {
         choked: bool,
         nodes: Vec<(Cid, Bytes)>,
         peers: Vec<PeerRecord>,
+        /// The chunk that comes as if it had been asked for.
+        first: Option<ChunkIndex>,
     },
     Unknown {
         root: Cid,
@@ -209,13 +213,14 @@ impl Message {
                 link: h.link,
                 answers: h.answers,
             }),
-            Message::Join { root, have, complete, interested } => P::Join(proto::Join {
+            Message::Join { root, have, complete, interested, any } => P::Join(proto::Join {
                 root: root.to_bytes(),
                 have: Some(have::encode(have)),
                 complete: *complete,
                 interested: *interested,
+                any: *any,
             }),
-            Message::Joined { root, have, complete, interested, choked, nodes, peers } => {
+            Message::Joined { root, have, complete, interested, choked, nodes, peers, first } => {
                 P::Joined(proto::Joined {
                     root: root.to_bytes(),
                     have: Some(have::encode(have)),
@@ -224,6 +229,7 @@ impl Message {
                     choked: *choked,
                     nodes: nodes_to_proto(nodes),
                     peers: peers.iter().map(peer_to_proto).collect(),
+                    first: first.map_or(0, |c| c.get() + 1),
                 })
             }
             Message::Unknown { root } => P::Unknown(proto::Unknown { root: root.to_bytes() }),
@@ -279,6 +285,7 @@ fn from_proto(kind: P) -> Result<Message, WireError> {
             have: have::decode(j.have)?,
             complete: j.complete,
             interested: j.interested,
+            any: j.any,
         },
         P::Joined(j) => Message::Joined {
             root: cid(&j.root)?,
@@ -288,6 +295,7 @@ fn from_proto(kind: P) -> Result<Message, WireError> {
             choked: j.choked,
             nodes: joined_nodes(j.nodes)?,
             peers: peers(j.peers)?,
+            first: j.first.checked_sub(1).map(index).transpose()?,
         },
         P::Unknown(u) => Message::Unknown { root: cid(&u.root)? },
         P::GetNodes(g) => Message::GetNodes { request: g.request, root: cid(&g.root)?, cids: cids(&g.cids)? },
@@ -451,8 +459,13 @@ mod shape {
 
     const HELLO: &[Field] =
         &[number(1, "stream"), number(2, "features"), number(3, "link"), number(4, "answers")];
-    const JOIN: &[Field] =
-        &[ROOT, message(2, "have", 1, HAVE), number(3, "complete"), number(4, "interested")];
+    const JOIN: &[Field] = &[
+        ROOT,
+        message(2, "have", 1, HAVE),
+        number(3, "complete"),
+        number(4, "interested"),
+        number(5, "any"),
+    ];
     const JOINED: &[Field] = &[
         ROOT,
         message(2, "have", 1, HAVE),
@@ -461,6 +474,7 @@ mod shape {
         number(5, "choked"),
         message(6, "nodes", MAX_CIDS, NODE),
         message(7, "peers", MAX_PEERS, PEER),
+        number(8, "first"),
     ];
     const UNKNOWN: &[Field] = &[ROOT];
     const GET_NODES: &[Field] = &[REQUEST, ROOT2, many(3, "cids", MAX_CIDS, MAX_CID_LEN)];

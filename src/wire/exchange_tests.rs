@@ -167,6 +167,7 @@ fn caps_on_how_long() {
         choked: false,
         nodes,
         peers: vec![],
+        first: None,
     };
     assert_eq!(Message::decode(&frame(&m)), too_long("nodes", MAX_JOINED_NODES_LEN as u32));
 }
@@ -272,18 +273,19 @@ fn messages() -> impl Strategy<Value = Message> {
         (stream, any::<u64>(), 1u64.., any::<u64>()).prop_map(|(stream, features, link, answers)| {
             Message::Hello(Hello { stream, features, link, answers })
         }),
-        (cids(), fields(), any::<bool>(), any::<bool>()).prop_map(|(root, have, complete, interested)| {
-            Message::Join { root, have, complete, interested }
+        (cids(), fields(), any::<[bool; 3]>()).prop_map(|(root, have, [complete, interested, any])| {
+            Message::Join { root, have, complete, interested, any }
         }),
-        (cids(), fields(), any::<[bool; 3]>(), some_nodes(), records()).prop_map(
-            |(root, have, [complete, interested, choked], nodes, peers)| Message::Joined {
+        (cids(), fields(), any::<[bool; 3]>(), some_nodes(), records(), prop::option::of(index())).prop_map(
+            |(root, have, [complete, interested, choked], nodes, peers, first)| Message::Joined {
                 root,
                 have,
                 complete,
                 interested,
                 choked,
                 nodes,
-                peers
+                peers,
+                first
             }
         ),
         cids().prop_map(|root| Message::Unknown { root }),

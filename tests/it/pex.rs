@@ -251,7 +251,13 @@ fn a_newcomer_is_told_of_a_member_and_not_of_one_that_has_ended() {
         d.start(&args!["get", text(&lines[0], "cid"), "-q", "--seed", "-o", "copy", "--peer", &at_s]);
     let d_id = identity(&d).0;
     until("the peer is in the swarm", || (downloaded(&d) > 300_000).then_some(()));
-    let join = encode(&Message::Join { root, have: Default::default(), complete: false, interested: true });
+    let join = encode(&Message::Join {
+        root,
+        have: Default::default(),
+        complete: false,
+        interested: true,
+        any: false,
+    });
     let told = || {
         let newcomer = Peer::attack(&at_s, join.clone(), Vec::new());
         let facts = newcomer.until("an answer to the join", |f| f.answers > 0);

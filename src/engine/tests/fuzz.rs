@@ -1,6 +1,6 @@
 //! Any sequence of events: no panic, and after each one everything counted is right.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -23,6 +23,8 @@ enum Op {
     Same(u32, u32, u32),
     /// The driver is done with the oldest copy.
     Copied(bool),
+    /// A newcomer would take any chunk.
+    Any(u64, u32),
     Slots(u16),
     Limits(Option<u64>, Option<u64>),
 }
@@ -76,6 +78,7 @@ fn peer_event() -> impl Strategy<Value = PeerEvent> {
             let have: Bitfield = have.into_iter().flat_map(|r| r.iter()).collect();
             PeerEvent::Joined { content, have, complete }
         }),
+        2 => (k(), prop::option::of((0u32..40).prop_map(ix))).prop_map(|(content, chunk)| PeerEvent::Promised { content, chunk }),
         1 => k().prop_map(|content| PeerEvent::Left { content }),
         4 => (k(), have()).prop_map(|(content, ranges)| PeerEvent::Have { content, ranges }),
         1 => k().prop_map(|content| PeerEvent::Complete { content }),
@@ -100,6 +103,7 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (0u64..8, 0u8..3, 0u32..40).prop_map(|(p, how, c)| Op::Deliver(p, how, c)),
         6 => (0u8..4, key(), 0u32..40, 0u64..8).prop_map(|(how, k, c, p)| Op::Store(how, k, c, p)),
         4 => Just(Op::Sent),
+        2 => (0u64..8, key()).prop_map(|(p, k)| Op::Any(p, k)),
         5 => (key(), 0u32..20, 0u32..20).prop_map(|(k, c, d)| Op::Same(k, c, d)),
         4 => any::<bool>().prop_map(Op::Copied),
         3 => (0u64..70_000).prop_map(Op::Pass),
@@ -118,6 +122,9 @@ struct Driver {
     sending: Vec<(PeerKey, ContentKey, ChunkIndex)>,
     copying: Vec<(ContentKey, ChunkIndex)>,
     arrived: Vec<(ContentKey, ChunkIndex, PeerKey)>,
+    /// Peers that were told that any chunk of a content will do, and what they promised.
+    any: BTreeMap<u64, ContentKey>,
+    promised: BTreeSet<(u64, ChunkIndex)>,
 }
 
 impl Driver {
@@ -131,6 +138,7 @@ impl Driver {
                     assert!(!chunks.is_empty());
                     self.asks.entry(peer.0).or_default().extend(chunks.iter().map(|c| (content, *c)));
                 }
+                Action::Join { peer, content, any: true } => drop(self.any.insert(peer.0, content)),
                 Action::Send { peer, content, chunk } => {
                     self.sending.push((peer, content, chunk));
                     *self.owed.entry((peer.0, content, chunk)).or_default() -= 1;
@@ -151,6 +159,8 @@ impl Driver {
 
     fn forget(&mut self, peer: u64) {
         self.asks.remove(&peer);
+        self.any.remove(&peer);
+        self.promised.retain(|(p, _)| *p != peer);
         self.owed.retain(|k, _| k.0 != peer);
         self.sending.retain(|s| s.0.0 != peer);
     }
@@ -166,7 +176,12 @@ fn apply(e: &mut Engine, d: &mut Driver, now: &mut Time, op: Op) {
                 PeerEvent::Requested { content, chunks } if known => {
                     chunks.iter().for_each(|c| *d.owed.entry((p, *content, *c)).or_default() += 1);
                 }
+                PeerEvent::Promised { content, chunk } if known && d.any.get(&p) == Some(content) => {
+                    d.any.remove(&p);
+                    d.promised.extend(chunk.map(|c| (p, c)));
+                }
                 PeerEvent::Refused { content, chunk, .. } => {
+                    d.promised.remove(&(p, *chunk));
                     let asks = d.asks.entry(p).or_default();
                     if let Some(i) = asks.iter().position(|a| a == &(*content, *chunk)) {
                         asks.remove(i);
@@ -194,8 +209,15 @@ fn apply(e: &mut Engine, d: &mut Driver, now: &mut Time, op: Op) {
             let arrival = e.handle_chunk(*now, PeerKey(p), content, chunk, 262_144);
             match arrival {
                 Arrival::Wanted => d.arrived.push((content, chunk, PeerKey(p))),
-                Arrival::Unasked => assert!(!asked || how < 2, "what was asked for is said not to be"),
+                Arrival::Unasked => {
+                    assert!(!asked || how < 2, "what was asked for is said not to be");
+                    assert!(
+                        !d.promised.contains(&(p, chunk)),
+                        "what was promised is said not to be asked for"
+                    );
+                }
                 Arrival::Late if asked || !known => {}
+                Arrival::Late if d.promised.remove(&(p, chunk)) || d.any.remove(&p).is_some() => {}
                 Arrival::Late => {
                     // A chunk of this number was asked for under a content that is gone: the engine cannot tell
                     // the two apart, and takes this for the answer.
@@ -224,6 +246,11 @@ fn apply(e: &mut Engine, d: &mut Driver, now: &mut Time, op: Op) {
                 *d.owed.entry((to.0, *content, *chunk)).or_default() += 1;
             }
             e.handle_store(*now, r);
+        }
+        Op::Any(p, k) => {
+            if let Some(c) = e.handle_any(*now, PeerKey(p), ContentKey(k)) {
+                *d.owed.entry((p, ContentKey(k), c)).or_default() += 1;
+            }
         }
         Op::Sent => {
             if !d.sending.is_empty() {

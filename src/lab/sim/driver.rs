@@ -20,8 +20,8 @@ impl World<'_> {
         let names = self.peers[i as usize].names;
         let number = |key| names.number(key);
         match action {
-            Action::Join { peer, .. } => {
-                let greeting = self.greeting(i, false, number(peer));
+            Action::Join { peer, any, .. } => {
+                let greeting = Greeting { any, ..self.greeting(i, false, number(peer)) };
                 self.send(i, number(peer), Message::Join(Box::new(greeting)));
             }
             Action::Leave { peer, .. } => self.send(i, number(peer), Message::Leave),
@@ -274,7 +274,13 @@ impl World<'_> {
             Message::Join(g) => {
                 let event = PeerEvent::Joined { content, have: g.have, complete: g.complete };
                 self.tell(to, from, event);
-                let answer = self.greeting(to, true, from);
+                self.tell(to, from, PeerEvent::Interested { content, interested: !g.complete });
+                // Whom the engine unchokes by that is told so by the answer.
+                self.flush(to);
+                let mut answer = self.greeting(to, true, from);
+                if g.any {
+                    answer.first = self.promise(to, from);
+                }
                 self.send(to, from, Message::Joined(Box::new(answer)));
                 return self.flush(to);
             }
@@ -321,6 +327,17 @@ impl World<'_> {
         self.flush(to);
     }
 
+    /// The chunk that `from` is given without having named it.
+    fn promise(&mut self, to: u32, from: u32) -> Option<ChunkIndex> {
+        let p = &mut self.peers[to as usize];
+        if p.plan.role == Role::FreeRider {
+            return None;
+        }
+        let chunk = p.engine.handle_any(self.now, p.names.key(from), CONTENT)?;
+        p.conn_mut(from)?.owed.push(chunk.get());
+        Some(chunk)
+    }
+
     fn tell(&mut self, at: u32, of: u32, event: PeerEvent) {
         let p = &mut self.peers[at as usize];
         p.engine.handle_peer(self.now, p.names.key(of), event);
@@ -328,6 +345,14 @@ impl World<'_> {
 
     fn on_joined(&mut self, from: u32, to: u32, g: Greeting) {
         self.tell(to, from, PeerEvent::Joined { content: CONTENT, have: g.have, complete: g.complete });
+        if let Some(chunk) = g.first {
+            if let Some(conn) = self.peers[to as usize].conn_mut(from) {
+                conn.asked.push(chunk.get());
+            }
+            self.books.open[to as usize] += 1;
+            self.ledger.asked += 1;
+        }
+        self.tell(to, from, PeerEvent::Promised { content: CONTENT, chunk: g.first });
         if !g.choked {
             self.tell(to, from, PeerEvent::Unchoked);
         }

@@ -25,11 +25,13 @@ pub enum Message {
     Peers(Vec<u32>),
 }
 
-/// A `Join` (of which only the first two fields are sent) or its answer.
+/// A `Join` (of which only the first three fields are sent) or its answer.
 #[derive(Clone, Debug, Default)]
 pub struct Greeting {
     pub have: Bitfield,
     pub complete: bool,
+    pub any: bool,
+    pub first: Option<ChunkIndex>,
     pub choked: bool,
     pub nodes: Vec<NodeId>,
     pub peers: Vec<u32>,

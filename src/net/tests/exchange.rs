@@ -5,7 +5,7 @@ use crate::units::ChunkIndex;
 use crate::wire::exchange::{Message, Why};
 
 fn join() -> Message {
-    Message::Join { root: a_cid(1), have: Bitfield::new(), complete: false, interested: true }
+    Message::Join { root: a_cid(1), have: Bitfield::new(), complete: false, interested: true, any: false }
 }
 
 fn joined() -> Message {
@@ -17,6 +17,7 @@ fn joined() -> Message {
         choked: false,
         nodes: vec![],
         peers: vec![],
+        first: None,
     }
 }
 

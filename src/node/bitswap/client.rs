@@ -16,6 +16,7 @@ use crate::store::StoreError;
 use crate::units::{ChunkIndex, ChunkRange, ContentKey, PeerKey, Time};
 use crate::wire::bitswap::{Ask, Entry};
 
+use super::super::arriving::Came;
 use super::super::driver::{Driver, Slow};
 
 /// A peer that has not said by then whether it has a root has it not (1.1 and 1.0 cannot say so).
@@ -342,7 +343,7 @@ impl Driver {
                 Err(e) => failed = Some(e),
             }
         }
-        self.take_early(peer, early);
+        self.take_early_blocks(peer, early);
         if let Some(e) = failed {
             self.store_failed(content, &e);
         }
@@ -392,12 +393,12 @@ impl Driver {
                 early.push((cid, client.early.swap_remove(at).1));
             }
         }
-        self.take_early(peer, early);
+        self.take_early_blocks(peer, early);
         self.mind_connection(peer);
     }
 
     /// Blocks that came before they were asked for; then the rest is asked for.
-    fn take_early(&mut self, peer: PeerKey, early: Vec<(Cid, Vec<u8>)>) {
+    fn take_early_blocks(&mut self, peer: PeerKey, early: Vec<(Cid, Vec<u8>)>) {
         if let Some(id) = self.peers.id(peer) {
             early.into_iter().for_each(|(cid, body)| self.block_arrived(peer, id, cid, body));
         }
@@ -454,7 +455,8 @@ impl Driver {
                     client.chunks.remove(&chunk);
                     // A block is at most 2 MiB.
                     let len = body.len() as u32;
-                    return self.take_chunk(from, peer, chunk.0, chunk.1, vec![len], body);
+                    let (key, chunk) = chunk;
+                    return self.take_chunk(key, Came { from, peer, chunk, block_lens: vec![len], body });
                 }
                 client.assemblies.insert(chunk, (Assembly::new(cid), BTreeSet::new()));
                 self.put_part(from, peer, chunk, cid, body);
@@ -484,7 +486,8 @@ impl Driver {
             Assembled::Whole { body, block_lens } => {
                 client.assemblies.remove(&chunk);
                 client.chunks.remove(&chunk);
-                self.take_chunk(from, peer, chunk.0, chunk.1, block_lens, body);
+                let (key, chunk) = chunk;
+                self.take_chunk(key, Came { from, peer, chunk, block_lens, body });
             }
             // Too long for a chunk: as good as not there, whoever is asked.
             Assembled::Missing(_) => {

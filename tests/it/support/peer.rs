@@ -83,6 +83,7 @@ pub fn honest_joined(dag: &Dag) -> Vec<Say> {
         choked: false,
         nodes,
         peers: Vec::new(),
+        first: None,
     }))]
 }
 
