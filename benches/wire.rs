@@ -19,7 +19,10 @@ fn messages() -> Vec<(&'static str, Message)> {
     vec![
         ("chunk header", Message::Chunk { root, index, block_lens: vec![262_144] }),
         ("request of 16", Message::GetChunks { root, indices: vec![index; 16] }),
-        ("join with 40,000 chunks in runs", Message::Join { root, have, complete: false, interested: true }),
+        (
+            "join with 40,000 chunks in runs",
+            Message::Join { root, have, complete: false, interested: true, any: true },
+        ),
     ]
 }
 
