@@ -1,5 +1,7 @@
 //! Two contents that share chunks: each is fetched once, from whoever has either.
 
+use std::time::Duration;
+
 use super::net::K;
 use super::one::*;
 use crate::bitfield::Bitfield;
@@ -229,4 +231,22 @@ fn chunks_told_with_their_twins_are_not_asked_for_in_between() {
     let same = ContentEvent::Same { chunk: ix(0), other: (K, ix(0)) };
     one.e.handle_content_all(one.now, L, [ContentEvent::Grew { count: 1, len: 9 }, same]);
     assert!(asked(one.collect(), L).is_empty());
+}
+
+/// A reader's window asked for it again, and the disk was as full as before.
+#[test]
+fn what_a_full_disk_holds_back_is_not_asked_for_because_another_content_asks_for_its_like() {
+    let mut one = two(3);
+    source(&mut one, 1, K);
+    one.pass(100);
+    one.deliver(1, 0);
+    one.e.handle_store(one.now, StoreResult::NotStored { content: K, chunk: ix(0) });
+    one.collect();
+    assert!(asked(&source(&mut one, 2, L), L).contains(&(2, 0)));
+    let per_chunk = Duration::from_millis(50);
+    let said = one.content(K, ContentEvent::Window { start: ix(0), count: 1, per_chunk }).to_vec();
+    assert_eq!(asked(&said, K), []);
+    one.content(K, ContentEvent::Paused(true));
+    one.content(K, ContentEvent::Paused(false));
+    assert_eq!(one.view(1).trust, 3);
 }
