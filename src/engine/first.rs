@@ -3,8 +3,8 @@
 //! Who knows nothing but a root can name no chunk: one round trip brings the inner nodes, and the next one the first
 //! bytes of a chunk, while the connection finds out what the link takes only by bytes that pass. So one join, of the
 //! first peer that is met, says that any chunk will do, and its answer which one comes behind it. That one counts as a
-//! request like others from when its number is known here. Like a first request it is one chunk, and verified before
-//! its sender is asked for much.
+//! request like others from when its number is known here. Beside it the peer is asked for one, as anybody is of whom no
+//! chunk was right yet: with nothing to send while the first is verified the link would idle for a round trip.
 
 use super::Engine;
 use super::event::{Action, PeerKind};
@@ -60,7 +60,7 @@ impl Engine {
         let known = |f: &mut First| f.chunk.is_some_and(|c| c < len);
         let Some(First { peer, chunk: Some(c) }) = content.first.take_if(known) else { return };
         if content.picker.is_open(c) && !content.paused {
-            self.enter_ask(peer, key, c);
+            self.enter_ask(peer, key, c, true);
         } else {
             self.expect_late(peer, key, c);
             let chunks = ChunkIndex::new(c).into_iter().collect();
@@ -81,7 +81,7 @@ impl Engine {
         let now = self.now;
         let Some(p) = self.peers.get_mut(&peer) else { return };
         let bytes = CHUNK_LEN;
-        p.pipeline.push(Ask { content, chunk, bytes, at: now, cancelled: false, overtaken: false });
+        p.pipeline.push(Ask { chosen: true, ..Ask::new(content, chunk, bytes, now) });
         p.pipeline.cancel(p.pipeline.asks.len() - 1);
     }
 

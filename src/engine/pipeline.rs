@@ -1,8 +1,8 @@
 //! The requests that one peer has from us: how many may be out, how long an answer may take.
 //!
 //! Depth is rate x (smallest recent round trip + 200 ms), two chunks at least; it grows by a chunk for
-//! every chunk that comes until that is reached. A peer that has not yet delivered is asked for one, unless
-//! nobody else has anything.
+//! every chunk that comes until that is reached. A peer that has not yet delivered is asked for one, beside the one
+//! that it chose itself (`first.rs`).
 
 use std::time::Duration;
 
@@ -36,6 +36,18 @@ pub(super) struct Ask {
     /// A later request was answered first: the peer puts this one off (it seeds, and sends first what
     /// it has sent least).
     pub overtaken: bool,
+    /// It was not asked for by its number: the peer chose it (`first.rs`).
+    pub chosen: bool,
+}
+
+impl Ask {
+    pub fn new(content: ContentKey, chunk: u32, bytes: u32, at: Time) -> Ask {
+        Ask { content, chunk, bytes, at, cancelled: false, overtaken: false, chosen: false }
+    }
+
+    pub fn counts(&self) -> bool {
+        !self.cancelled && !self.overtaken
+    }
 }
 
 /// The requests that one peer has from us, in their order.
@@ -120,14 +132,14 @@ impl Pipeline {
     }
 
     /// Whether another request may go out; `least` chunks may be out however slow the peer is.
-    fn room(&self, rate: u64, rtt: Duration, Least { proven: least, unproven }: Least) -> bool {
+    fn room(&self, rate: u64, rtt: Duration, least: usize) -> bool {
         // Whatever is not answered yet stands in the peer's queue, which is as long as `max` and no longer.
         if self.silent() || self.asks.len() >= self.max || self.asks.len() - self.live > MAX_DEAD {
             return false;
         }
         if self.delivered == 0 || !self.proven {
-            let most = if self.proven || self.backoff > 0 { 1 } else { unproven };
-            return self.live < most && !self.on_trial;
+            let chosen = self.asks.iter().filter(|a| a.chosen && a.counts()).count();
+            return self.live == chosen && !self.on_trial;
         }
         let depth = self.depth(rate, rtt);
         self.live < least
@@ -145,7 +157,7 @@ impl Pipeline {
 
     pub fn uncount(&mut self, i: usize) {
         let a = self.asks[i];
-        if !a.cancelled && !a.overtaken {
+        if a.counts() {
             self.live -= 1;
             self.live_bytes -= u64::from(a.bytes);
         }
@@ -256,23 +268,14 @@ impl Pipeline {
 
     /// What is counted incrementally is what counting afresh gives.
     pub fn check(&self) -> bool {
-        let live = || self.asks.iter().filter(|a| !a.cancelled && !a.overtaken);
+        let live = || self.asks.iter().filter(|a| a.counts());
         self.live == live().count() && self.live_bytes == live().map(|a| u64::from(a.bytes)).sum::<u64>()
     }
 }
 
-/// How many chunks a peer may be asked for at once, whatever it has shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Least {
-    /// However slow it is, if a chunk of its was right.
-    pub proven: usize,
-    /// Before that.
-    pub unproven: usize,
-}
-
 impl Peer {
     /// Whether another request may go to it.
-    pub(super) fn has_room(&self, now: Time, least: Least) -> bool {
+    pub(super) fn has_room(&self, now: Time, least: usize) -> bool {
         !self.choking_us && self.pipeline.room(self.down_rate.per_second(now), self.rtt_or_zero(), least)
     }
 }
@@ -283,11 +286,11 @@ mod tests {
 
     fn ask(n: u32) -> Ask {
         let content = ContentKey(0);
-        Ask { content, chunk: n, bytes: 262_144, at: Time::ZERO, cancelled: false, overtaken: false }
+        Ask::new(content, n, 262_144, Time::ZERO)
     }
 
     fn filled(p: &mut Pipeline, rate: u64, rtt: Duration) -> usize {
-        while p.room(rate, rtt, Least { proven: 2, unproven: 1 }) {
+        while p.room(rate, rtt, 2) {
             p.push(ask(p.asks.len() as u32));
         }
         p.live()

@@ -8,16 +8,12 @@ use std::time::Duration;
 use super::Engine;
 use super::event::{Action, Arrival, Fault, PeerKind, Refusal};
 use super::picker::State;
-use super::pipeline::{Ask, Least};
+use super::pipeline::Ask;
 use crate::units::{CHUNK_LEN, ChunkIndex, ContentKey, PeerKey};
 
-/// The least that a lone seed is asked for, in chunks: of these two are being sent, so with four it soon had no choice
-/// left but to send some a second time.
+/// The least that a lone seed is asked for, in chunks, once it has delivered: of these two are being sent, so with
+/// four it soon had no choice left but to send some a second time.
 const LONE_SEED: usize = 6;
-/// What the only one that has anything is asked for before a chunk of its was found right. A new connection sends ten
-/// packets, then twice as many each round trip: the first chunk is whole after five, and what is asked for then comes
-/// to the other side in the seventh, when it has sent seven chunks.
-const ONLY_SOURCE: usize = 8;
 /// How often time-outs are looked at while something is asked for.
 pub(super) const TICK: Duration = Duration::from_millis(500);
 /// The same while everything is asked for and idle peers may take something over.
@@ -292,7 +288,7 @@ impl Engine {
         while self.peers.get(&peer).is_some_and(|p| p.has_room(now, least)) {
             let next = self.take_urgent(peer).or_else(|| self.choose(peer)).or_else(|| self.take_over(peer));
             let Some((key, c)) = next else { break };
-            self.enter_ask(peer, key, c);
+            self.enter_ask(peer, key, c, false);
             let Some(c) = ChunkIndex::new(c) else { break };
             match batch.iter_mut().find(|(k, _)| *k == key) {
                 Some((_, chunks)) => chunks.push(c),
@@ -308,30 +304,23 @@ impl Engine {
     /// that it can send what nobody has yet. Near the end nobody has two of the last chunks in line: others could
     /// bring them sooner, and a request that is taken from one peer to another comes twice if the first was just
     /// about to answer.
-    ///
-    /// Of a peer that has shown nothing one chunk is asked, so that a liar spoils no more. If nobody else has anything
-    /// there is nobody to ask instead, and to wait for that chunk would only let the link idle while it is verified.
-    fn least(&self, peer: PeerKey) -> Least {
-        let Some(p) = self.peers.get(&peer) else { return Least { proven: 2, unproven: 1 } };
-        let lone = |k: &&ContentKey| {
+    fn least(&self, peer: PeerKey) -> usize {
+        let Some(p) = self.peers.get(&peer) else { return 2 };
+        let lone = |k: &ContentKey| {
             let content = self.contents.get(k).filter(|c| c.picker.seeds() == 1);
             content.and_then(|c| c.swarm.get(&peer)).is_some_and(|n| n.complete)
         };
-        let only = |k: &ContentKey| {
-            let swarm = self.contents.get(k).map(|c| &c.swarm);
-            swarm.is_some_and(|s| s.iter().all(|(q, n)| *q == peer || n.have.is_empty()))
-        };
         let ends = |k: &ContentKey| self.contents.get(k).is_none_or(|c| c.picker.open() <= c.picker.asked());
-        if let Some(k) = p.contents.iter().find(lone) {
-            Least { proven: LONE_SEED, unproven: if only(k) { ONLY_SOURCE } else { 1 } }
+        if p.contents.iter().any(lone) {
+            LONE_SEED
         } else if p.contents.iter().all(ends) {
-            Least { proven: 1, unproven: 1 }
+            1
         } else {
-            Least { proven: 2, unproven: 1 }
+            2
         }
     }
 
-    pub(super) fn enter_ask(&mut self, peer: PeerKey, key: ContentKey, c: u32) {
+    pub(super) fn enter_ask(&mut self, peer: PeerKey, key: ContentKey, c: u32, chosen: bool) {
         let now = self.now;
         let (Some(content), Some(p)) = (self.contents.get_mut(&key), self.peers.get_mut(&peer)) else {
             return;
@@ -342,7 +331,7 @@ impl Engine {
         content.down_turn = content.down_turn.max(self.down_turn) + u64::from(bytes);
         p.down.take(u64::from(bytes));
         self.limits_down.take(u64::from(bytes));
-        p.pipeline.push(Ask { content: key, chunk: c, bytes, at: now, cancelled: false, overtaken: false });
+        p.pipeline.push(Ask { chosen, ..Ask::new(key, c, bytes, now) });
         self.tick_at = self.tick_at.min(now + TICK);
         self.share(key, c);
     }

@@ -234,9 +234,7 @@ mod tests {
         };
         assert_eq!(w.hears("cancel", cancelled).await, in_flight);
         w.leaves().await;
-        for index in in_flight {
-            send(&w, &from, key, root, index).await;
-        }
+        send(&w, &from, key, root, in_flight[0]).await;
         w.say(joined(root, &from)).await;
         // Longer than its waiter would wait for something to come: a pause is not that.
         let since = tokio::time::Instant::now();
@@ -304,6 +302,6 @@ mod tests {
         w.pause(root, false).await;
         w.hears("join", |m| matches!(m, Message::Join { .. }).then_some(())).await;
         w.say(joined(root, &from)).await;
-        assert_eq!(asked(&mut w).await.len(), 3);
+        assert_eq!(asked(&mut w).await.len(), 1);
     }
 }

@@ -146,8 +146,7 @@ fn blocks_with_wrong_bytes_ban_at_the_third() {
         vec![Say::Bytes(block(&data))]
     };
     let evil = scene.fetch_beside("wrong bytes", wrong);
-    // Inner nodes, and the eight chunks that the first source is asked for before one of its was looked at.
-    assert!(evil.facts().wanted.len() <= 16, "{:?}", evil.facts());
+    assert!(evil.facts().wanted.len() <= 8, "{:?}", evil.facts());
     let noise = |_: &Cid, _: &[u8]| (0..5).map(|n| Say::Bytes(block(&[n; 100]))).collect();
     scene.fetch_beside("blocks that nobody asked for", noise).until("the ban", gone);
 }

@@ -61,9 +61,6 @@ fn wrong(dag: &Dag, index: u32) -> Vec<u8> {
     chunk_bytes(dag, index, &body)
 }
 
-/// Chunks that the first peer to be met is asked for before one of its was looked at.
-const AT_FIRST: usize = 8;
-
 fn dropped(f: &Facts) -> bool {
     f.links_ended > 0 || (f.connected > 0 && f.disconnected == f.connected)
 }
@@ -73,7 +70,7 @@ fn a_chunk_with_a_wrong_bit_bans_its_sender_at_once() {
     let scene = Scene::new(1);
     let evil = scene.fetch_beside("a wrong bit", Manners::on_chunk(|dag, i| vec![Say::Data(wrong(dag, i))]));
     let facts = evil.until("the ban", dropped);
-    assert!((1..=AT_FIRST).contains(&facts.asked.len()), "asked again after a lie: {:?}", facts.asked);
+    assert_eq!(facts.asked.len(), 1, "asked again after a lie: {:?}", facts.asked);
 }
 
 #[test]
@@ -85,17 +82,15 @@ fn another_chunk_under_the_name_of_the_one_asked_for_bans_too() {
     };
     let evil = scene.fetch_beside("another chunk", Manners::on_chunk(other));
     let facts = evil.until("the ban", dropped);
-    assert!((1..=AT_FIRST).contains(&facts.asked.len()), "asked again after a lie: {:?}", facts.asked);
+    assert_eq!(facts.asked.len(), 1, "asked again after a lie: {:?}", facts.asked);
 }
 
 #[test]
 fn a_chunk_that_nobody_asked_for_is_not_taken() {
     let scene = Scene::new(3);
-    // There is none of that number, so it is never among several that are asked for at once.
-    let unasked =
-        |dag: &Dag, i: u32| vec![Say::Data(chunk_bytes(dag, dag.chunks.len() as u32 + i, &dag.chunks[0]))];
+    let unasked = |dag: &Dag, i: u32| honest_chunk(dag, (i + 1) % dag.chunks.len() as u32);
     let evil = scene.fetch_beside("unasked chunks", Manners::on_chunk(unasked));
-    assert!(evil.facts().asked.len() <= AT_FIRST, "{:?}", evil.facts());
+    assert!(evil.facts().asked.len() <= 3, "{:?}", evil.facts());
 }
 
 /// Bytes that no program of the protocol would send.

@@ -29,29 +29,11 @@ fn a_chunk_that_becomes_known_is_asked_for_at_once() {
 
 #[test]
 fn a_peer_is_asked_for_one_chunk_until_one_of_its_was_found_right() {
-    let mut one = One::leech(40);
-    one.source(6);
-    let asked = requests(one.source(7));
-    assert_eq!(asked.len(), 1);
-    let first = asked[0].1;
+    let mut one = One::leech(9);
+    let first = requests(one.source(7))[0].1;
     one.deliver(7, first);
     assert_eq!(requests(&one.said), [], "it has come, but nobody has looked at it yet");
     assert!(requests(one.store(7, first)).len() >= 2);
-}
-
-/// Nothing is to be had of anybody else, so the link does not wait until the first is verified.
-#[test]
-fn the_only_one_that_has_anything_is_asked_for_more_at_once() {
-    let mut one = One::leech(40);
-    one.connect(6);
-    one.peer(6, PeerEvent::Joined { content: K, have: Bitfield::new(), complete: false });
-    let asked = requests(one.source(7));
-    assert_eq!(asked.len(), 8);
-    one.deliver(7, asked[0].1);
-    assert_eq!(requests(&one.said), [], "nor for any more before that");
-    one.e.handle_store(one.now, StoreResult::Bad { content: K, chunk: ix(asked[0].1), from: PeerKey(7) });
-    assert!(has(one.collect(), |a| matches!(a, Action::Ban { peer: PeerKey(7), .. })));
-    assert_eq!(one.e.content(one.now, K).unwrap().in_flight, 0);
 }
 
 #[test]
@@ -262,13 +244,14 @@ fn the_order_of_a_bitswap_peers_answers_says_nothing() {
 #[test]
 fn the_endgame_asks_a_second_peer_and_cancels_at_the_loser() {
     let mut one = One::leech(12);
-    let mut asked = requests(one.source(1));
-    asked.extend(requests(one.source(2)));
+    one.source(1);
+    one.source(2);
     let first = |one: &One, p| {
         let line = &one.e.peers[&PeerKey(p)].pipeline;
         line.asks.iter().find(|a| !a.cancelled).map(|a| a.chunk)
     };
     // Both deliver a chunk each 100 ms; then the first falls silent.
+    let mut asked = Vec::new();
     for round in 0..20 {
         one.pass(100);
         asked.extend(requests(&one.said));
@@ -282,7 +265,7 @@ fn the_endgame_asks_a_second_peer_and_cancels_at_the_loser() {
     }
     assert!(one.e.is_complete(K), "within two seconds, long before the time-out: {asked:?}");
     let twice = (0..12).filter(|c| asked.contains(&(1, *c)) && asked.contains(&(2, *c))).count();
-    assert!((1..=6).contains(&twice), "{asked:?}");
+    assert!((1..=4).contains(&twice), "{asked:?}");
     // What the first still sends is late, and nobody's fault.
     let owed: Vec<u32> = one.e.peers[&PeerKey(1)].pipeline.asks.iter().map(|a| a.chunk).collect();
     assert!(!owed.is_empty());
@@ -293,12 +276,8 @@ fn the_endgame_asks_a_second_peer_and_cancels_at_the_loser() {
 #[test]
 fn the_last_chunks_stand_in_line_once_at_each_peer() {
     let mut one = One::leech(30);
-    for p in [1, 2, 3] {
-        one.connect(p);
-        one.peer(p, PeerEvent::Joined { content: K, have: Bitfield::new(), complete: true });
-    }
     let mut due: std::collections::VecDeque<(u64, u32)> =
-        [1, 2, 3].into_iter().flat_map(|p| requests(one.peer(p, PeerEvent::Unchoked))).collect();
+        [1, 2, 3].into_iter().flat_map(|p| requests(one.source(p))).collect();
     let mut most = 0;
     while one.e.contents[&K].picker.open() > 0 {
         let (p, c) = due.pop_front().unwrap();
@@ -317,7 +296,7 @@ fn a_window_is_fetched_in_order_and_a_slow_peer_does_not_stall_it() {
     let mut one = One::leech(500);
     let per_chunk = Duration::from_millis(500);
     one.content(K, ContentEvent::Window { start: ix(100), count: 50, per_chunk });
-    assert_eq!(requests(one.source(1)), (100..108).map(|c| (1, c)).collect::<Vec<_>>());
+    assert_eq!(requests(one.source(1)), [(1, 100)]);
     one.source(2);
     let mut got = vec![];
     // The second is fast, the first never answers.
@@ -503,7 +482,7 @@ fn a_clock_that_goes_back_stands_still_and_timers_go_on() {
     one.peer(1, PeerEvent::Receiving { bytes: 5 });
     let next = one.e.poll_timeout().unwrap();
     assert!(next.since(one.now) < Duration::from_secs(5), "{next:?}");
-    assert!(one.view(1).in_flight > 0);
+    assert!(one.view(1).in_flight == 1);
     let said = one.pass(40_000);
     assert!(has(&said, |a| matches!(a, Action::Cancel { .. })), "time-outs still work");
 }

@@ -236,15 +236,20 @@ fn chunks_told_with_their_twins_are_not_asked_for_in_between() {
 /// A reader's window asked for it again, and the disk was as full as before.
 #[test]
 fn what_a_full_disk_holds_back_is_not_asked_for_because_another_content_asks_for_its_like() {
-    let mut one = two(3);
-    source(&mut one, 1, K);
+    let mut one = two(4);
+    let first = asked(&source(&mut one, 1, K), K)[0].1;
     one.pass(100);
-    one.deliver(1, 0);
-    one.e.handle_store(one.now, StoreResult::NotStored { content: K, chunk: ix(0) });
+    one.deliver(1, first);
+    let c = asked(one.store(1, first), K)[0].1;
+    assert_eq!(one.deliver(1, c), Arrival::Wanted);
+    one.e.handle_store(one.now, StoreResult::NotStored { content: K, chunk: ix(c) });
     one.collect();
-    assert!(asked(&source(&mut one, 2, L), L).contains(&(2, 0)));
+    one.connect(2);
+    one.peer(2, PeerEvent::Unchoked);
+    let have = [ix(c)].into_iter().collect();
+    assert_eq!(asked(one.peer(2, PeerEvent::Joined { content: L, have, complete: false }), L), [(2, c)]);
     let per_chunk = Duration::from_millis(50);
-    let said = one.content(K, ContentEvent::Window { start: ix(0), count: 1, per_chunk }).to_vec();
+    let said = one.content(K, ContentEvent::Window { start: ix(c), count: 1, per_chunk }).to_vec();
     assert_eq!(asked(&said, K), []);
     one.content(K, ContentEvent::Paused(true));
     one.content(K, ContentEvent::Paused(false));

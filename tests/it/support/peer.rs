@@ -68,6 +68,11 @@ pub fn encode(message: &Message) -> Vec<u8> {
 
 /// All chunks that the DAG has are held (of a skeleton none), nobody is choked, the nodes as far as they fit.
 pub fn honest_joined(dag: &Dag) -> Vec<Say> {
+    vec![joined_and_sends(dag, None)]
+}
+
+/// The same, and that it sends this chunk now.
+pub fn joined_and_sends(dag: &Dag, first: Option<u32>) -> Say {
     let mut left = MAX_JOINED_NODES_LEN;
     let fits = |(_, node): &&(_, Bytes)| {
         let fits = node.len() <= left;
@@ -75,7 +80,7 @@ pub fn honest_joined(dag: &Dag) -> Vec<Say> {
         fits
     };
     let nodes = dag.nodes.iter().take(64).take_while(fits).cloned().collect();
-    vec![Say::Control(encode(&Message::Joined {
+    Say::Control(encode(&Message::Joined {
         root: dag.root,
         have: Bitfield::full(dag.chunks.len() as u32),
         complete: !dag.chunks.is_empty(),
@@ -83,8 +88,8 @@ pub fn honest_joined(dag: &Dag) -> Vec<Say> {
         choked: false,
         nodes,
         peers: Vec::new(),
-        first: None,
-    }))]
+        first: first.and_then(ChunkIndex::new),
+    }))
 }
 
 pub fn honest_chunk(dag: &Dag, index: u32) -> Vec<Say> {
