@@ -1,6 +1,6 @@
 //! The requests that one peer has from us: how many may be out, how long an answer may take.
 //!
-//! Depth is rate x (smallest recent round trip + 200 ms), two chunks at least; it grows by a chunk for
+//! Depth is rate x (three times the smallest recent round trip + 200 ms), two chunks at least; it grows by a chunk for
 //! every chunk that comes until that is reached. A peer that has not yet delivered is asked for one, beside the one
 //! that it chose itself (`first.rs`).
 
@@ -10,7 +10,9 @@ use super::config::Config;
 use super::state::Peer;
 use crate::units::{ContentKey, Time};
 
-/// What depth allows for beyond the round trip: reading, queueing, scheduling, and that a request is made only when
+/// Round trips that depth allows for: the request's own, and two in which nothing comes because a packet was lost.
+const TRIPS: u32 = 3;
+/// What depth allows for beyond that: reading, queueing, scheduling, and that a request is made only when
 /// a whole chunk has come. With half of it a link of 100 Mbit/s and 60 ms idled for a twelfth of the time.
 const SLACK: Duration = Duration::from_millis(200);
 /// Silence that is tolerated: at least, at most, and before anything was measured.
@@ -128,7 +130,8 @@ impl Pipeline {
     fn depth(&self, rate: u64, rtt: Duration) -> u64 {
         let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         let bytes = |d: Duration| rate.saturating_mul(micros(d)) / 1_000_000;
-        bytes(rtt + SLACK).min(self.base_bytes.saturating_add(bytes(rtt * 2)))
+        let span = rtt.saturating_mul(TRIPS).saturating_add(SLACK);
+        bytes(span).min(self.base_bytes.saturating_add(bytes(rtt.saturating_mul(2))))
     }
 
     /// Whether another request may go out; `least` chunks may be out however slow the peer is.
@@ -308,7 +311,7 @@ mod tests {
         for (rate, rtt, least, most) in [
             (10_000, ms(20), 2, 2),
             (600_000_000, ms(0), 16, 16),
-            (12_500_000, ms(60), 11, 13),
+            (12_500_000, ms(60), 18, 19),
             (125_000_000, ms(60), 60, 90),
         ] {
             let mut p = Pipeline::new(Time::ZERO, &Config::default());
@@ -334,7 +337,7 @@ mod tests {
             }
         }
         assert_eq!(sizes[0], 1);
-        assert!(sizes[1..].iter().all(|n| (7..=26).contains(n)), "{sizes:?}");
-        assert!(sizes[5] <= 13, "{sizes:?}");
+        assert!(sizes[1..].iter().all(|n| (7..=38).contains(n)), "{sizes:?}");
+        assert!(sizes[5] <= 19, "{sizes:?}");
     }
 }

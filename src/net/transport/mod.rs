@@ -25,6 +25,7 @@ pub use tls::Tls;
 use super::NetError;
 use eager::Eager;
 use first::TcpFirst;
+use lean::Lean;
 use muxer::Yamux;
 
 /// Whether this CPU encrypts AES in hardware: then AES is several times as fast as ChaCha20.
@@ -62,7 +63,7 @@ pub fn build(
     let tcp = |security: Security| {
         // Lazily where one protocol is left to choose from: the muxer costs no round trip.
         tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
-            .map(|socket, _| lean::lean(socket))
+            .map(|socket, _| Lean::new(socket))
             .upgrade(Version::V1Lazy)
             .authenticate(security)
             .multiplex(Yamux)
