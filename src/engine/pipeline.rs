@@ -1,6 +1,6 @@
 //! The requests that one peer has from us: how many may be out, how long an answer may take.
 //!
-//! Depth is rate x (three times the smallest recent round trip + 200 ms), two chunks at least; it grows by a chunk for
+//! Depth is rate x (smallest recent round trip + 200 ms, or + five round trips if that is more), two chunks at least; it grows by a chunk for
 //! every chunk that comes until that is reached. A peer that has not yet delivered is asked for one, beside the one
 //! that it chose itself (`first.rs`).
 
@@ -10,11 +10,12 @@ use super::config::Config;
 use super::state::Peer;
 use crate::units::{ContentKey, Time};
 
-/// Round trips that depth allows for: the request's own, and two in which nothing comes because a packet was lost.
-const TRIPS: u32 = 3;
-/// What depth allows for beyond that: reading, queueing, scheduling, and that a request is made only when
+/// What depth allows for beyond the round trip: reading, queueing, scheduling, and that a request is made only when
 /// a whole chunk has come. With half of it a link of 100 Mbit/s and 60 ms idled for a twelfth of the time.
 const SLACK: Duration = Duration::from_millis(200);
+/// Or so many round trips: a lost packet is there again after two, each as long as BBR's full queue makes it, and
+/// until then nothing can be read and nothing more is asked for.
+const LOSS: u32 = 5;
 /// Silence that is tolerated: at least, at most, and before anything was measured.
 const PATIENCE: (Duration, Duration, Duration) =
     (Duration::from_secs(2), Duration::from_secs(60), Duration::from_secs(10));
@@ -130,7 +131,7 @@ impl Pipeline {
     fn depth(&self, rate: u64, rtt: Duration) -> u64 {
         let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         let bytes = |d: Duration| rate.saturating_mul(micros(d)) / 1_000_000;
-        let span = rtt.saturating_mul(TRIPS).saturating_add(SLACK);
+        let span = rtt.saturating_add(SLACK.max(rtt.saturating_mul(LOSS)));
         bytes(span).min(self.base_bytes.saturating_add(bytes(rtt.saturating_mul(2))))
     }
 
@@ -311,7 +312,8 @@ mod tests {
         for (rate, rtt, least, most) in [
             (10_000, ms(20), 2, 2),
             (600_000_000, ms(0), 16, 16),
-            (12_500_000, ms(60), 18, 19),
+            (12_500_000, ms(40), 10, 12),
+            (12_500_000, ms(60), 17, 18),
             (125_000_000, ms(60), 60, 90),
         ] {
             let mut p = Pipeline::new(Time::ZERO, &Config::default());
@@ -337,7 +339,7 @@ mod tests {
             }
         }
         assert_eq!(sizes[0], 1);
-        assert!(sizes[1..].iter().all(|n| (7..=38).contains(n)), "{sizes:?}");
-        assert!(sizes[5] <= 19, "{sizes:?}");
+        assert!(sizes[1..].iter().all(|n| (7..=36).contains(n)), "{sizes:?}");
+        assert!(sizes[5] <= 18, "{sizes:?}");
     }
 }

@@ -278,9 +278,6 @@ fn the_last_chunks_stand_in_line_once_at_each_peer() {
     let mut one = One::leech(30);
     let mut due: std::collections::VecDeque<(u64, u32)> =
         [1, 2, 3].into_iter().flat_map(|p| requests(one.source(p))).collect();
-    for p in [1, 2, 3] {
-        one.peer(p, PeerEvent::Rtt(Duration::from_millis(5)));
-    }
     let mut most = 0;
     while one.e.contents[&K].picker.open() > 0 {
         let (p, c) = due.pop_front().unwrap();
