@@ -80,8 +80,7 @@ impl Engine {
     fn expect_late(&mut self, peer: PeerKey, content: ContentKey, chunk: u32) {
         let now = self.now;
         let Some(p) = self.peers.get_mut(&peer) else { return };
-        let bytes = CHUNK_LEN;
-        p.pipeline.push(Ask { chosen: true, ..Ask::new(content, chunk, bytes, now) });
+        p.pipeline.push(Ask::new(content, chunk, CHUNK_LEN, now));
         p.pipeline.cancel(p.pipeline.asks.len() - 1);
     }
 

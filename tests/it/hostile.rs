@@ -12,7 +12,9 @@ use dunlin::wire::exchange::Message;
 use crate::support::args;
 use crate::support::dag::Dag;
 use crate::support::home::{Home, Running, address, text};
-use crate::support::peer::{Facts, Manners, Peer, Say, chunk_bytes, encode, honest_chunk, honest_joined};
+use crate::support::peer::{
+    Facts, Manners, Peer, Say, chunk_bytes, encode, honest_chunk, honest_joined, wrong_chunk,
+};
 use crate::support::tree::{MIB, assert_no_wrong_byte, assert_same};
 use crate::transfer::share;
 
@@ -55,12 +57,6 @@ impl Scene {
     }
 }
 
-fn wrong(dag: &Dag, index: u32) -> Vec<u8> {
-    let mut body = dag.chunks[index as usize].to_vec();
-    body[0] ^= 1;
-    chunk_bytes(dag, index, &body)
-}
-
 fn dropped(f: &Facts) -> bool {
     f.links_ended > 0 || (f.connected > 0 && f.disconnected == f.connected)
 }
@@ -68,7 +64,7 @@ fn dropped(f: &Facts) -> bool {
 #[test]
 fn a_chunk_with_a_wrong_bit_bans_its_sender_at_once() {
     let scene = Scene::new(1);
-    let evil = scene.fetch_beside("a wrong bit", Manners::on_chunk(|dag, i| vec![Say::Data(wrong(dag, i))]));
+    let evil = scene.fetch_beside("a wrong bit", Manners::on_chunk(wrong_chunk));
     let facts = evil.until("the ban", dropped);
     assert_eq!(facts.asked.len(), 1, "asked again after a lie: {:?}", facts.asked);
 }
@@ -180,7 +176,7 @@ fn no_bad_byte_reaches_the_disk_when_only_liars_are_there() {
     // Five good chunks earn trust, then it lies.
     let turncoat = move |dag: &Dag, i: u32| match served.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
         0..5 => honest_chunk(dag, i),
-        _ => vec![Say::Data(wrong(dag, i))],
+        _ => wrong_chunk(dag, i),
     };
     let evil = Peer::serve(scene.dag.clone(), Manners::on_chunk(turncoat));
     let cid = scene.dag.root.to_string();

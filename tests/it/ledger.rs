@@ -7,20 +7,14 @@ use serde_json::Value;
 use crate::support::args;
 use crate::support::dag::Dag;
 use crate::support::home::{Home, Running, address, number, text};
-use crate::support::peer::{Facts, Manners, Peer, Say, chunk_bytes, joined_and_sends};
+use crate::support::peer::{Facts, Manners, Peer, joined_and_sends, wrong_chunk};
 use crate::support::tree::{MIB, Rng, assert_same};
 use crate::transfer::share;
 
 fn liar(data: &[u8]) -> (Arc<Dag>, Peer) {
     let dag = Arc::new(Dag::file(data));
-    let peer = Peer::serve(dag.clone(), Manners::on_chunk(|dag, i| vec![wrong(dag, i)]));
+    let peer = Peer::serve(dag.clone(), Manners::on_chunk(wrong_chunk));
     (dag, peer)
-}
-
-fn wrong(dag: &Dag, i: u32) -> Say {
-    let mut body = dag.chunks[i as usize].to_vec();
-    body[0] ^= 1;
-    Say::Data(chunk_bytes(dag, i, &body))
 }
 
 fn banned(home: &Home) -> Vec<Value> {
@@ -44,7 +38,7 @@ fn in_vain(home: &Home, dag: &Dag, evil: &Peer) {
 fn a_first_chunk_of_its_own_choice_with_a_wrong_bit_bans_its_sender() {
     let home = Home::new();
     let dag = Arc::new(Dag::file(&Rng(32).bytes(4 * MIB as usize)));
-    let joined = |dag: &Dag| vec![joined_and_sends(dag, Some(3)), wrong(dag, 3)];
+    let joined = |dag: &Dag| [vec![joined_and_sends(dag, Some(3))], wrong_chunk(dag, 3)].concat();
     let manners = Manners { joined: Box::new(joined), chunk: Box::new(|_, _| Vec::new()) };
     let evil = Peer::serve(dag.clone(), manners);
     let (_daemon, _) = home.daemon(&[]);

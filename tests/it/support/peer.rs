@@ -96,6 +96,13 @@ pub fn honest_chunk(dag: &Dag, index: u32) -> Vec<Say> {
     vec![Say::Data(chunk_bytes(dag, index, &dag.chunks[index as usize]))]
 }
 
+/// The chunk with a wrong bit.
+pub fn wrong_chunk(dag: &Dag, index: u32) -> Vec<Say> {
+    let mut body = dag.chunks[index as usize].to_vec();
+    body[0] ^= 1;
+    vec![Say::Data(chunk_bytes(dag, index, &body))]
+}
+
 /// A `Chunk` with whatever bytes behind it.
 pub fn chunk_bytes(dag: &Dag, index: u32, body: &[u8]) -> Vec<u8> {
     let index = ChunkIndex::new(index).unwrap();
