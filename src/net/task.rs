@@ -27,8 +27,9 @@ use crate::dht::Group;
 const OUTBOX: usize = 512;
 /// Listeners must be up within this.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
-/// A wildcard listener's addresses come one by one; the last of them this much after the first.
-const LISTEN_SETTLE: Duration = Duration::from_millis(50);
+/// A wildcard listener's addresses come one by one; after the last of them nothing comes for so long. Every command
+/// waits for this before it dials.
+const LISTEN_SETTLE: Duration = Duration::from_millis(10);
 /// Addresses of a peer that are kept.
 pub(super) const MAX_ADDRS: usize = 16;
 
@@ -99,13 +100,14 @@ impl Task {
             ids.push((id, addr));
         }
         let deadline = tokio::time::Instant::now() + LISTEN_TIMEOUT;
-        let mut settled = None;
-        loop {
-            let up = |id| self.listeners.get(id).is_some_and(|l| l.as_ref().is_ok_and(|a| !a.is_empty()));
-            if settled.is_none() && ids.iter().all(|(id, _)| up(id)) {
-                let wild = addrs.iter().any(|a| scope_of(a).is_none());
-                let wait = if wild { LISTEN_SETTLE } else { Duration::ZERO };
-                settled = Some(tokio::time::Instant::now() + wait);
+        let wild = addrs.iter().any(|a| scope_of(a).is_none());
+        let wait = if wild { LISTEN_SETTLE } else { Duration::ZERO };
+        let (mut settled, mut known) = (deadline, None);
+        while tokio::time::Instant::now() < deadline {
+            let found = |id| self.listeners.get(id).and_then(|l| l.as_ref().ok()).map_or(0, Vec::len);
+            let all: usize = ids.iter().map(|(id, _)| found(id)).sum();
+            if ids.iter().all(|(id, _)| found(id) > 0) && known != Some(all) {
+                (settled, known) = (tokio::time::Instant::now() + wait, Some(all));
             }
             for (id, addr) in &ids {
                 if let Some(Err(why)) = self.listeners.get(id) {
@@ -113,9 +115,9 @@ impl Task {
                 }
             }
             tokio::select! {
-                biased;
-                () = tokio::time::sleep_until(settled.unwrap_or(deadline)) => break,
+                biased; // what has come counts, however slow this machine is
                 event = self.swarm.select_next_some() => self.on_swarm(event),
+                () = tokio::time::sleep_until(settled) => break,
             }
         }
         if let Some((_, addr)) = ids

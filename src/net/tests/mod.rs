@@ -6,6 +6,7 @@ mod exchange;
 mod hostile;
 mod hostile_dht;
 mod huge_keys;
+mod listen;
 mod ping;
 mod transport;
 
