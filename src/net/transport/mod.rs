@@ -6,6 +6,7 @@ mod first;
 mod frames;
 mod lean;
 mod muxer;
+mod records;
 mod security;
 mod tls;
 

@@ -13,6 +13,7 @@ use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade,
 use yamux::{Config, Connection, ConnectionError, Mode, Stream};
 
 use super::frames::Frames;
+use super::records::Records;
 
 /// Streams of one connection at a time. Their windows start at 256 KiB each, which the specification
 /// fixes, and grow with the round trip to [`WINDOW_GROWTH`] more in all.
@@ -68,7 +69,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> OutboundConnectionUpgrade<C> for Yamux {
 /// A connection. yamux only moves while it is asked for inbound streams, and the swarm asks for them
 /// when it has room; so those that come in between wait in `untaken`.
 pub struct Muxer<C> {
-    connection: Connection<Frames<C>>,
+    connection: Connection<Frames<Records<C>>>,
     untaken: VecDeque<Stream>,
     taker: Option<Waker>,
 }
@@ -76,7 +77,7 @@ pub struct Muxer<C> {
 impl<C: AsyncRead + AsyncWrite + Unpin> Muxer<C> {
     fn new(io: C, mode: Mode) -> Muxer<C> {
         Muxer {
-            connection: Connection::new(Frames::new(io), config(), mode),
+            connection: Connection::new(Frames::new(Records::new(io)), config(), mode),
             untaken: VecDeque::new(),
             taker: None,
         }
