@@ -133,8 +133,10 @@ impl Driver {
                     self.engine.handle_peer(now, from, PeerEvent::Refused { content, chunk: index, why });
                 }
             }
-            // A hello is the stream tasks' business, and a chunk comes with its body or not at all.
-            Message::Hello(_) | Message::Chunk { .. } => self.faulty(from, Fault::Malformed),
+            // Hellos and receipts are the stream tasks' business, and a chunk comes with its body or not at all.
+            Message::Hello(_) | Message::Received { .. } | Message::Chunk { .. } => {
+                self.faulty(from, Fault::Malformed);
+            }
         }
     }
 

@@ -48,6 +48,9 @@ pub enum StreamKind {
     Data,
 }
 
+/// The bit of [`Hello::features`] of who wants to be told what has come, by [`Message::Received`].
+pub const RECEIPTS: u64 = 1;
+
 /// The first frame on each stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {
@@ -158,6 +161,12 @@ pub enum Message {
         index: ChunkIndex,
         why: Why,
     },
+    /// So many bytes of blocks have come on this link.
+    Received {
+        bytes: u64,
+        /// By the sender's clock, in microseconds since any moment.
+        at: u64,
+    },
 }
 
 impl Message {
@@ -264,6 +273,7 @@ impl Message {
                 index: index.get(),
                 block_lens: block_lens.clone(),
             }),
+            Message::Received { bytes, at } => P::Received(proto::Received { bytes: *bytes, at: *at }),
             Message::NoChunk { root, index, why } => P::NoChunk(proto::NoChunk {
                 root: root.to_bytes(),
                 index: index.get(),
@@ -317,6 +327,7 @@ fn from_proto(kind: P) -> Result<Message, WireError> {
             index: index(c.index)?,
             block_lens: block_lens(c.block_lens)?,
         },
+        P::Received(r) => Message::Received { bytes: r.bytes, at: r.at },
         P::NoChunk(n) => {
             let why = match proto::no_chunk::Why::try_from(n.why) {
                 Ok(proto::no_chunk::Why::Gone) => Why::Gone,
@@ -499,6 +510,7 @@ mod shape {
     ];
     const CHUNK: &[Field] = &[ROOT, number(2, "index"), numbers(3, "block_lens", MAX_BLOCKS)];
     const NO_CHUNK: &[Field] = &[ROOT, number(2, "index"), number(3, "why")];
+    const RECEIVED: &[Field] = &[number(1, "bytes"), number(2, "at")];
 
     pub(super) const MESSAGE: &[Field] = &[
         message(1, "hello", 1, HELLO),
@@ -514,6 +526,7 @@ mod shape {
         message(11, "peers", 1, PEERS),
         message(12, "chunk", 1, CHUNK),
         message(13, "no_chunk", 1, NO_CHUNK),
+        message(14, "received", 1, RECEIVED),
     ];
 }
 

@@ -55,6 +55,19 @@ fn hello_on_the_data_stream_in_hex() {
 }
 
 #[test]
+fn received_in_hex() {
+    let mut out = Vec::new();
+    Message::Received { bytes: 262_144, at: 300 }.encode(&mut out).unwrap();
+    let want = [
+        "09",        // nine bytes follow
+        "72 07",     // field 14 (received), 7 bytes
+        "08 808010", // field 1 (bytes)
+        "10 ac02",   // field 2 (at)
+    ];
+    assert_eq!(out, hex(&want.concat()));
+}
+
+#[test]
 fn get_chunks_in_hex() {
     let m = Message::GetChunks {
         root: a_cid(0xaa),
@@ -316,6 +329,7 @@ fn messages() -> impl Strategy<Value = Message> {
             .prop_map(|(root, index, block_lens)| Message::Chunk { root, index, block_lens }),
         (cids(), index(), prop_oneof![Just(Why::Gone), Just(Why::Choked), Just(Why::Cancelled)])
             .prop_map(|(root, index, why)| Message::NoChunk { root, index, why }),
+        any::<[u64; 2]>().prop_map(|[bytes, at]| Message::Received { bytes, at }),
     ]
 }
 

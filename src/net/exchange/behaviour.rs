@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -24,9 +25,10 @@ use super::handler::{FromHandler, Handler, ToHandler};
 use super::io;
 use super::link::{self, Ended, Pair, Start};
 use super::upgrade::Opened;
+use super::uplink::Uplink;
 use crate::net::api::{Inbound, Link};
 use crate::net::pool::BufPool;
-use crate::wire::exchange::{Hello, StreamKind};
+use crate::wire::exchange::{Hello, RECEIPTS, StreamKind};
 
 /// The second stream of a pair must follow the first within this; a second pair must see the link that
 /// it replaces end within [`REPLACE`].
@@ -99,6 +101,7 @@ type Action = ToSwarm<Event, ToHandler>;
 pub struct Behaviour {
     inbound: mpsc::Sender<Inbound>,
     pool: BufPool,
+    uplink: Arc<Mutex<Uplink>>,
     peers: HashMap<PeerId, Peer>,
     next_link: u64,
     next_due: u64,
@@ -113,6 +116,7 @@ impl Behaviour {
         Behaviour {
             inbound,
             pool,
+            uplink: Arc::new(Mutex::new(Uplink::new(std::time::Instant::now()))),
             peers: HashMap::new(),
             next_link: 1,
             next_due: 0,
@@ -149,7 +153,7 @@ impl Behaviour {
         let id = self.next_link;
         self.next_link += 1;
         for stream in [StreamKind::Control, StreamKind::Data] {
-            let hello = Hello { stream, features: 0, link: id, answers };
+            let hello = Hello { stream, features: RECEIPTS, link: id, answers };
             self.actions.push_back(ToSwarm::NotifyHandler {
                 peer_id: peer,
                 handler: NotifyHandler::One(connection),
@@ -187,9 +191,16 @@ impl Behaviour {
         let (control_tx, control_rx) = mpsc::channel(CONTROL_QUEUE);
         let (data_tx, data_rx) = mpsc::channel(DATA_QUEUE);
         let (announced, announced_rx) = oneshot::channel();
-        let (inbound, pool) = (self.inbound.clone(), self.pool.clone());
+        let context = io::Context {
+            peer,
+            link: id,
+            inbound: self.inbound.clone(),
+            pool: self.pool.clone(),
+            uplink: Arc::clone(&self.uplink),
+            control: control_tx.downgrade(),
+        };
         tokio::spawn(link::run(Start {
-            context: io::Context { peer, link: id, inbound, pool },
+            context,
             control: (control, control_rx),
             data: (data, data_rx),
             pair,

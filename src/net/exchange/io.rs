@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -10,10 +11,11 @@ use tokio::sync::mpsc;
 
 use super::pace::Pace;
 use super::upgrade::Opened;
+use super::uplink::{Turn, Uplink};
 use crate::net::api::{Inbound, Outgoing};
 use crate::net::pool::BufPool;
 use crate::wire::WireError;
-use crate::wire::exchange::{MAX_HEADER, Message};
+use crate::wire::exchange::{MAX_HEADER, Message, RECEIPTS};
 use crate::wire::frame::FrameBuf;
 
 /// What is read at once of control messages and headers.
@@ -25,6 +27,10 @@ const BATCH: usize = 64 << 10;
 /// Signs of life from within a chunk are at least this far apart.
 const PROGRESS: Duration = Duration::from_millis(100);
 
+/// Receipts are at least this far apart, and a peer that sends many more is up to something.
+const APART: Duration = Duration::from_millis(25);
+const MAX_RECEIPTS: (u64, u64) = (200, 50);
+
 /// Whose link it is, and where what comes on it goes.
 #[derive(Clone, Debug)]
 pub struct Context {
@@ -32,6 +38,42 @@ pub struct Context {
     pub link: u64,
     pub inbound: mpsc::Sender<Inbound>,
     pub pool: BufPool,
+    /// The pace of all links together.
+    pub uplink: Arc<Mutex<Uplink>>,
+    /// The link's own control stream, for what the tasks have to say.
+    pub control: mpsc::WeakSender<Message>,
+}
+
+impl Context {
+    pub fn uplink(&self) -> MutexGuard<'_, Uplink> {
+        self.uplink.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until so many bytes may go.
+    async fn turn(&self, bytes: usize) {
+        // A link may end here, while it is its turn.
+        let mut line = None;
+        loop {
+            let turn = self.uplink().turn(self.link, bytes, Instant::now());
+            match turn {
+                Turn::Now => return,
+                Turn::At(due) => return tokio::time::sleep_until(due.into()).await,
+                Turn::Again(then) => {
+                    line.get_or_insert(InLine(self));
+                    tokio::time::sleep_until(then.into()).await;
+                }
+            }
+        }
+    }
+}
+
+/// Whoever gives up waiting for a turn makes room for the next.
+struct InLine<'a>(&'a Context);
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        self.0.uplink().leave_line(self.0.link);
+    }
 }
 
 /// Why a task, and with it the link, ends.
@@ -119,6 +161,7 @@ pub async fn write_data(context: Context, stream: Stream, mut queue: mpsc::Recei
             encode(&message, &mut head)?;
             stream.write_all(&head).await?;
             for piece in body.chunks(pace.piece()) {
+                context.turn(piece.len()).await;
                 stream.write_all(piece).await?;
             }
             pace.wrote(body.len(), last.elapsed());
@@ -126,7 +169,7 @@ pub async fn write_data(context: Context, stream: Stream, mut queue: mpsc::Recei
             if queue.is_empty() {
                 stream.flush().await?;
             }
-            let Context { peer, link, .. } = context;
+            let (peer, link) = (context.peer, context.link);
             context.inbound.send(Inbound::Sent { peer, link, message, body }).await?;
         }
         stream.close().await?;
@@ -154,15 +197,28 @@ async fn nothing_comes(mut stream: impl AsyncRead + Unpin) -> End {
 
 /// Reads control messages until the stream ends.
 pub async fn read_control(context: Context, from: Opened) -> End {
-    let Opened { mut stream, mut buf, .. } = from;
+    let Opened { mut stream, mut buf, hello } = from;
+    let (peer, link) = (context.peer, context.link);
+    if hello.features & RECEIPTS != 0 {
+        context.uplink().answers(link);
+    }
+    let (began, mut receipts) = (Instant::now(), 0);
     let read = async {
         let mut some = vec![0; READ_LEN];
         while let Some(message) = next_message(&mut stream, &mut buf, &mut some).await? {
             if matches!(message, Message::Hello(_)) || message.is_data() {
                 return Err(End::Violation("a message that does not belong on the control stream".into()));
             }
-            let Context { peer, link, .. } = context;
-            context.inbound.send(Inbound::Message { peer, link, message }).await?;
+            let Message::Received { bytes, at } = message else {
+                context.inbound.send(Inbound::Message { peer, link, message }).await?;
+                continue;
+            };
+            receipts += 1;
+            if receipts > MAX_RECEIPTS.0 + MAX_RECEIPTS.1 * began.elapsed().as_secs() {
+                return Err(End::Violation("receipts without end".into()));
+            }
+            let told = context.uplink().came(link, bytes, at, Instant::now());
+            told.map_err(|what| End::Violation(what.into()))?;
         }
         Ok(())
     };
@@ -171,15 +227,18 @@ pub async fn read_control(context: Context, from: Opened) -> End {
 
 /// Reads answers and their blocks until the stream ends.
 pub async fn read_data(context: Context, from: Opened) -> End {
-    let Opened { mut stream, mut buf, .. } = from;
+    let Opened { mut stream, mut buf, hello } = from;
     buf.limit(MAX_HEADER);
-    let Context { peer, link, .. } = context;
+    let (peer, link) = (context.peer, context.link);
+    let wanted = hello.features & RECEIPTS != 0;
+    let mut receipts = wanted.then_some(Counter { context: &context, bytes: 0, said: None });
     let read = async {
         let mut some = vec![0; READ_LEN];
         while let Some(message) = next_message(&mut stream, &mut buf, &mut some).await? {
             let arrived = match message {
                 Message::Chunk { .. } => {
-                    let body = read_body(&context, &mut stream, &mut buf, message.body_len()).await?;
+                    let body =
+                        read_body(&context, &mut stream, &mut buf, message.body_len(), &mut receipts).await?;
                     Inbound::Chunk { peer, link, message, body }
                 }
                 Message::NoChunk { .. } => Inbound::Message { peer, link, message },
@@ -192,6 +251,28 @@ pub async fn read_data(context: Context, from: Opened) -> End {
         Ok(())
     };
     ended(pin!(read).await)
+}
+
+/// Tells the peer how much of what it sends has come.
+struct Counter<'a> {
+    context: &'a Context,
+    /// Of the chunks before this one.
+    bytes: u64,
+    said: Option<Instant>,
+}
+
+impl Counter<'_> {
+    /// So many bytes of a chunk have come. It is not missed if there is no room to say so.
+    fn say(&mut self, filled: usize) {
+        if self.said.is_some_and(|t| t.elapsed() < APART) {
+            return;
+        }
+        let Some(control) = self.context.control.upgrade() else { return };
+        let now = Instant::now();
+        let at = self.context.uplink().clock(now);
+        let _ = control.try_send(Message::Received { bytes: self.bytes + filled as u64, at });
+        self.said = Some(now);
+    }
 }
 
 /// The next whole message; `None` at the stream's end.
@@ -218,6 +299,7 @@ async fn read_body(
     stream: &mut Stream,
     buf: &mut FrameBuf,
     len: usize,
+    receipts: &mut Option<Counter<'_>>,
 ) -> Result<Vec<u8>, End> {
     let mut body = context.pool.get();
     body.truncate(len);
@@ -243,7 +325,14 @@ async fn read_body(
                 told = filled;
             }
             last = Instant::now();
+            if let Some(r) = receipts {
+                r.say(filled);
+            }
         }
+    }
+    if let Some(r) = receipts {
+        r.say(filled);
+        r.bytes += filled as u64;
     }
     Ok(body)
 }

@@ -62,6 +62,7 @@ pub async fn run(start: Start) {
         Err(_) => End::Lost("the node is stopping".into()),
     };
     tasks.shutdown().await;
+    context.uplink().remove(context.link);
 
     let (peer, link) = (context.peer, context.link);
     let why = end.to_string();

@@ -9,7 +9,11 @@ mod handler;
 mod io;
 mod link;
 mod pace;
+mod receipts;
 mod upgrade;
+mod uplink;
+#[cfg(test)]
+mod uplink_tests;
 
 pub use behaviour::{Behaviour, Event};
 pub use upgrade::PROTOCOL;

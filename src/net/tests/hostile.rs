@@ -253,6 +253,19 @@ async fn a_second_pair_beside_a_link() {
 }
 
 #[tokio::test]
+async fn receipts_for_what_was_not_sent_and_without_end() {
+    let receipts = |n: usize, bytes: u64| {
+        let mut out = Vec::new();
+        for at in 0..n as u64 {
+            Message::Received { bytes, at }.encode(&mut out).unwrap();
+        }
+        out
+    };
+    assert_eq!(after_hello(0, &receipts(1, 1)).await, "a receipt for what was not sent");
+    assert_eq!(after_hello(0, &receipts(20_000, 0)).await, "receipts without end");
+}
+
+#[tokio::test]
 async fn an_oversized_frame() {
     // A length of 4 MiB + 1 in four bytes, and of 16 KiB + 1 on the data stream.
     let what = after_hello(0, &[0x81, 0x80, 0x80, 0x02]).await;

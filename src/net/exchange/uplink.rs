@@ -1,0 +1,350 @@
+//! How fast all links together may send: as fast as what leaves this machine, and no faster.
+//!
+//! Each connection finds its own rate, and several that share one way out find more than there is: its queue stays
+//! full, a tenth of what they send is dropped there, and each request and acknowledgement waits as long as each chunk
+//! does. BitTorrent's answer is LEDBAT (RFC 6817): watch how long what is sent is under way, and send so much that
+//! the queue stays short. Here the rate is the node's and not a connection's, and the delay is the least of what
+//! several peers tell, so that no slow receiver, and no liar, holds anybody else up.
+//!
+//! What the way out carries is first measured, by what peers say that has come while a queue stood. Then what stands
+//! in queues is let out, the rate grows until a queue stands again, and from there on it follows the queue: at once by
+//! a part, and lastingly by a small one, or a growing one if it was off to one side for long.
+//!
+//! Nobody waits until several links have been busy for a while, while one link alone sends (its connection knows
+//! best), or where the way out is so fast that a timer is too coarse.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::receipts::Receipts;
+
+/// The queue that is aimed at, in seconds: what a scheduler may be late by is less, what a router holds more.
+const TARGET: f64 = 0.020;
+/// A queue of this stands, and is no chance.
+const STANDS: f64 = 0.010;
+/// How often the rate is thought over.
+const EPOCH: Duration = Duration::from_millis(100);
+/// So many epochs, in most of which a queue stood, go before the way out is measured; and the least that came in one of
+/// them is no less than this of the most: it was busy, and all the time.
+const BUSY: (usize, f64) = (10, 0.5);
+/// What is measured over, and how long until what was sent is known to have come.
+const SPAN: Duration = Duration::from_millis(1_500);
+const BACK: Duration = Duration::from_millis(600);
+const SECOND: Duration = Duration::from_secs(1);
+/// What is sent while queues are let out, of what was measured, and for how long at the most.
+const DRAIN: (f64, Duration) = (0.5, Duration::from_millis(1_500));
+/// How much the rate grows in a second until a queue stands, and how much of that is taken back then.
+const CLIMB: (f64, f64) = (0.2, 0.06);
+/// What one [`TARGET`] more or less of the queue changes at once, and how many of them count at the most.
+const AT_ONCE: f64 = 0.09;
+const MOST_OFF: f64 = 3.0;
+/// What it changes lastingly in a second. While there is no queue that doubles twice a second, up to the second number.
+const LASTING: (f64, f64) = (0.01, 0.8);
+/// The rate is never more than so much of the most that came in one second of the last two, or so much while it grows to find a queue.
+const ABOVE: (f64, usize) = (1.12, 20);
+const ABOVE_CLIMBING: f64 = 1.25;
+/// Without a queue for the first while somebody waited, that holds no more; for the second, the way out is another one,
+/// or somebody has come who is nearer: nobody waits until it is found anew.
+const SHY: Duration = Duration::from_millis(1_500);
+const GONE: Duration = Duration::from_secs(3);
+/// A delay counts for so long.
+const FRESH: Duration = Duration::from_millis(300);
+const DELAYS: usize = 64;
+/// A link sends if it did within this.
+const ACTIVE: Duration = Duration::from_millis(500);
+/// How long the least delay is remembered, half of it.
+const MEMORY: Duration = Duration::from_secs(60);
+/// How far sending may lag behind its rate and catch up.
+const BURST: Duration = Duration::from_millis(5);
+/// No turn is given longer ahead: what is measured meanwhile would come too late. Who waits for one asks again after
+/// this at the least.
+const AHEAD: Duration = Duration::from_millis(20);
+const LEAST_WAIT: Duration = Duration::from_millis(1);
+/// Bytes a second beyond which nobody waits, and that everybody may have together at the least.
+const FAST: f64 = 32e6;
+const SLOW: f64 = 16e3;
+/// After so long without a second link everything is measured anew.
+const FORGET: Duration = Duration::from_secs(10);
+
+/// The way to one peer.
+#[derive(Debug, Default)]
+struct Path {
+    sent_at: Option<Instant>,
+    /// It says what has come.
+    answers: bool,
+    receipts: Receipts,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Phase {
+    /// Nobody waits.
+    Free,
+    /// What stands in queues is let out, since then.
+    Drain(Instant),
+    /// Faster until a queue stands.
+    Climb,
+    Steady,
+}
+
+/// An epoch in which there was enough to send.
+#[derive(Clone, Copy, Debug)]
+struct Epoch {
+    /// Bytes a second that came in the second before it.
+    came: f64,
+    stood: bool,
+}
+
+/// When a piece may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    Now,
+    At(Instant),
+    /// That is not decided yet; to be asked again then.
+    Again(Instant),
+}
+
+/// The pace of everything that is sent on links whose peers say what comes.
+#[derive(Debug)]
+pub struct Uplink {
+    start: Instant,
+    paths: BTreeMap<u64, Path>,
+    phase: Phase,
+    /// Bytes a second that the way out carries, and that may be sent now.
+    capacity: f64,
+    rate: f64,
+    /// When the next piece is due, and whose turn it is then.
+    next: Instant,
+    waiting: VecDeque<u64>,
+    epoch_at: Instant,
+    /// Somebody waited for the rate: in this epoch, and in the one before.
+    held: [bool; 2],
+    /// To which side the queue is off the target, and since when.
+    side: (i8, Instant),
+    epochs: VecDeque<Epoch>,
+    /// When a queue was told of, and how long it is in seconds.
+    delays: VecDeque<(Instant, f64)>,
+    aged_at: Instant,
+    several_at: Instant,
+}
+
+impl Uplink {
+    pub fn new(now: Instant) -> Uplink {
+        Uplink {
+            start: now,
+            paths: BTreeMap::new(),
+            phase: Phase::Free,
+            capacity: f64::MAX,
+            rate: f64::MAX,
+            next: now,
+            waiting: VecDeque::new(),
+            epoch_at: now,
+            held: [false; 2],
+            side: (0, now),
+            epochs: VecDeque::new(),
+            delays: VecDeque::new(),
+            aged_at: now,
+            several_at: now,
+        }
+    }
+
+    /// Microseconds by our clock.
+    pub fn clock(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.start).as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn micros(&self, now: Instant) -> i64 {
+        i64::try_from(self.clock(now)).unwrap_or(i64::MAX)
+    }
+
+    /// This link's peer says what comes.
+    pub fn answers(&mut self, link: u64) {
+        self.paths.entry(link).or_default().answers = true;
+    }
+
+    pub fn remove(&mut self, link: u64) {
+        self.paths.remove(&link);
+        self.leave_line(link);
+    }
+
+    /// This link will not ask again for the turn that it waits for.
+    pub fn leave_line(&mut self, link: u64) {
+        self.waiting.retain(|l| *l != link);
+    }
+
+    /// So many bytes of this link want to go.
+    pub fn turn(&mut self, link: u64, bytes: usize, now: Instant) -> Turn {
+        self.think(now);
+        let path = self.paths.entry(link).or_default();
+        path.sent_at = Some(now);
+        let answers = path.answers;
+        let mut at = now;
+        if answers && self.phase != Phase::Free && self.several(now) {
+            if !self.waiting.contains(&link) {
+                self.waiting.push_back(link);
+            }
+            let due = self.next.max(now.checked_sub(BURST).unwrap_or(now));
+            self.held[0] |= due > now;
+            if due > now + AHEAD || self.waiting.front() != Some(&link) {
+                return Turn::Again((due.checked_sub(AHEAD / 2).unwrap_or(now)).max(now + LEAST_WAIT));
+            }
+            self.waiting.pop_front();
+            self.next = due + Duration::from_secs_f64(bytes as f64 / self.rate);
+            at = due.max(now);
+        } else {
+            self.leave_line(link);
+            self.next = now;
+        }
+        let micros = self.micros(at);
+        self.paths.entry(link).or_default().receipts.sent(bytes as u64, micros);
+        if at > now { Turn::At(at) } else { Turn::Now }
+    }
+
+    /// So many bytes of this link had come when it was so late there.
+    ///
+    /// # Errors
+    /// That cannot be: the peer's fault.
+    pub fn came(&mut self, link: u64, bytes: u64, at: u64, now: Instant) -> Result<(), &'static str> {
+        let told = self.paths.entry(link).or_default().receipts.came(bytes, at)?;
+        if let Some(queue) = told {
+            self.delays.push_back((now, queue as f64 / 1e6));
+            if self.delays.len() > DELAYS {
+                self.delays.pop_front();
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether more than one link sends.
+    fn several(&self, now: Instant) -> bool {
+        let active =
+            |p: &&Path| p.answers && p.sent_at.is_some_and(|t| now.saturating_duration_since(t) < ACTIVE);
+        self.paths.values().filter(active).count() >= 2
+    }
+
+    /// The least that was told of late.
+    fn queue(&mut self, now: Instant) -> Option<f64> {
+        while self.delays.front().is_some_and(|(t, _)| now.saturating_duration_since(*t) > FRESH) {
+            self.delays.pop_front();
+        }
+        self.delays.iter().map(|d| d.1).min_by(f64::total_cmp)
+    }
+
+    /// Bytes a second that came in the last `span` of which all is known.
+    fn arrivals(&self, now: Instant, span: Duration) -> f64 {
+        let micros = |d: Duration| i64::try_from(d.as_micros()).unwrap_or(i64::MAX);
+        let to = self.micros(now) - micros(BACK);
+        let from = to - micros(span);
+        let came = |p: &Path| p.receipts.by(to).saturating_sub(p.receipts.by(from));
+        self.paths.values().map(came).sum::<u64>() as f64 / span.as_secs_f64()
+    }
+
+    /// Ends the epoch if it is over.
+    fn think(&mut self, now: Instant) {
+        let took = now.saturating_duration_since(self.epoch_at);
+        if took < EPOCH {
+            return;
+        }
+        self.epoch_at = now;
+        if now.saturating_duration_since(self.aged_at) >= MEMORY {
+            self.aged_at = now;
+            self.paths.values_mut().for_each(|p| p.receipts.grow_older());
+        }
+        let queue = self.queue(now);
+        let several = self.several(now);
+        if several {
+            self.several_at = now;
+        } else if now.saturating_duration_since(self.several_at) > FORGET {
+            self.phase = Phase::Free;
+        }
+        let held = self.held[0] && self.held[1];
+        self.held = [false, self.held[0]];
+        let busy = if self.phase == Phase::Free { several } else { held };
+        if busy {
+            let came = self.arrivals(now, SECOND);
+            self.epochs.push_back(Epoch { came, stood: queue.is_some_and(|q| q >= STANDS) });
+            if self.epochs.len() > ABOVE.1 {
+                self.epochs.pop_front();
+            }
+        }
+        // An epoch that lasted long, since nothing was sent, says no more than a short one.
+        self.decide(now, took.as_secs_f64().min(0.5), queue, held);
+    }
+
+    fn decide(&mut self, now: Instant, took: f64, queue: Option<f64>, held: bool) {
+        match self.phase {
+            Phase::Free => {
+                if self.is_busy()
+                    && let measured = self.arrivals(now, SPAN)
+                    && measured < FAST
+                {
+                    self.capacity = measured.max(SLOW);
+                    self.rate = self.capacity * DRAIN.0;
+                    self.phase = Phase::Drain(now);
+                    self.epochs.clear();
+                }
+            }
+            Phase::Drain(since) => {
+                if queue.is_some_and(|q| q <= TARGET) || now.saturating_duration_since(since) > DRAIN.1 {
+                    self.phase = Phase::Climb;
+                    self.rate = self.capacity;
+                    self.side = (1, now);
+                }
+            }
+            Phase::Climb => {
+                if queue.is_some_and(|q| q > TARGET) {
+                    self.capacity *= 1.0 - CLIMB.1;
+                    self.phase = Phase::Steady;
+                    self.side = (0, now);
+                } else if held && queue.is_some() {
+                    self.capacity *= 1.0 + CLIMB.0 * took;
+                }
+                self.bound(ABOVE_CLIMBING);
+                self.rate = self.capacity;
+            }
+            Phase::Steady => {
+                let off = queue.map_or(0.0, |q| (1.0 - q / TARGET).clamp(-MOST_OFF, 1.0));
+                let side = if off > 0.4 { 1 } else { -i8::from(off < 0.0) };
+                if side != self.side.0 || side == 0 || !held && side > 0 {
+                    self.side = (side, now);
+                }
+                let long = now.saturating_duration_since(self.side.1);
+                if side < 0 && long > SECOND + BACK {
+                    // What comes from a queue that stands is what the way out carries.
+                    let more = self.capacity - self.arrivals(now, SECOND);
+                    self.capacity -= more.max(0.0) * took;
+                } else if held {
+                    let doubled = if side > 0 { (2.0 * long.as_secs_f64()).exp2() } else { 1.0 };
+                    let lasting = (LASTING.0 * doubled).min(LASTING.1);
+                    self.capacity *= 1.0 + lasting * took * off.max(-1.0);
+                }
+                if side <= 0 || long < SHY {
+                    self.bound(ABOVE.0);
+                }
+                self.rate = self.capacity * (1.0 + AT_ONCE * off);
+            }
+        }
+        let found = !matches!(self.phase, Phase::Free | Phase::Drain(_));
+        let gone = self.side.0 > 0 && now.saturating_duration_since(self.side.1) > GONE;
+        if found && (gone || self.capacity > FAST) {
+            self.phase = Phase::Free;
+            self.epochs.clear();
+        }
+    }
+
+    /// Whether the way out has been busy for so long that what came is what it carries.
+    fn is_busy(&self) -> bool {
+        let last = self.epochs.iter().rev().take(BUSY.0);
+        let most = last.clone().map(|e| e.came).fold(0.0, f64::max);
+        let least = last.clone().map(|e| e.came).fold(f64::MAX, f64::min);
+        self.epochs.len() >= BUSY.0 && 2 * last.filter(|e| e.stood).count() > BUSY.0 && least >= most * BUSY.1
+    }
+
+    /// Not more than what comes, by more than a little: else the queue would tell of it too late.
+    fn bound(&mut self, above: f64) {
+        let most = self.epochs.iter().map(|e| e.came).fold(0.0, f64::max);
+        if self.epochs.len() == ABOVE.1 {
+            self.capacity = self.capacity.min(most * above);
+        }
+        self.capacity = self.capacity.max(SLOW);
+    }
+}

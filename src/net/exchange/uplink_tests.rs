@@ -1,0 +1,282 @@
+//! The pace on a modelled way out: one queue for all links, then each receiver's own.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::uplink::{Turn, Uplink};
+
+const PIECE: u64 = 16 << 10;
+/// What a connection holds that has not come yet.
+const HOLDS: usize = 12;
+
+/// What happens next, by time in microseconds.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Next {
+    Write(usize),
+    Receipt { link: usize, bytes: u64, at: u64 },
+}
+
+struct Receiver {
+    /// It is on this side of the way out.
+    near: bool,
+    /// Bytes a second that it takes.
+    rate: f64,
+    /// When what it was sent is all there.
+    free_at: f64,
+    /// When what is under way arrives.
+    under_way: VecDeque<f64>,
+    came: u64,
+    told_at: f64,
+    /// What it adds to the times that it tells, by its number of receipts.
+    lies: fn(u64) -> i64,
+    receipts: u64,
+}
+
+struct World {
+    start: Instant,
+    uplink: Uplink,
+    /// Bytes a second, from that time on.
+    capacity: Vec<(f64, f64)>,
+    free_at: f64,
+    receivers: Vec<Receiver>,
+    due: BinaryHeap<Reverse<(u64, Next)>>,
+    /// When each piece was written, how long it queued, when it arrived, to whom.
+    log: Vec<(f64, f64, f64, usize)>,
+    noise: u64,
+    waited: bool,
+    /// This link ends the next time that it would write.
+    ends: Option<usize>,
+}
+
+const WAY: f64 = 0.010;
+
+impl World {
+    fn new(capacity: &[(f64, f64)], rates: &[f64]) -> World {
+        let start = Instant::now();
+        let receiver = |rate: &f64| Receiver {
+            near: false,
+            rate: *rate,
+            free_at: 0.0,
+            under_way: VecDeque::new(),
+            came: 0,
+            told_at: -1.0,
+            lies: |_| 0,
+            receipts: 0,
+        };
+        let mut uplink = Uplink::new(start);
+        (0..rates.len()).for_each(|i| uplink.answers(i as u64));
+        World {
+            start,
+            uplink,
+            capacity: capacity.to_vec(),
+            free_at: 0.0,
+            receivers: rates.iter().map(receiver).collect(),
+            due: (0..rates.len()).map(|i| Reverse((i as u64 * 1_000, Next::Write(i)))).collect(),
+            log: Vec::new(),
+            noise: 7,
+            waited: false,
+            ends: None,
+        }
+    }
+
+    /// Up to six milliseconds, which a scheduler may be late by.
+    fn jitter(&mut self) -> f64 {
+        self.noise = self.noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (self.noise >> 40) as f64 / (1u64 << 24) as f64 * 0.006
+    }
+
+    fn at(&mut self, seconds: f64, next: Next) {
+        self.due.push(Reverse(((seconds * 1e6) as u64, next)));
+    }
+
+    fn run(&mut self, until: f64) {
+        while let Some(Reverse((micros, next))) = self.due.pop() {
+            let now = micros as f64 / 1e6;
+            if now > until {
+                self.due.push(Reverse((micros, next)));
+                return;
+            }
+            let instant = self.start + Duration::from_micros(micros);
+            match next {
+                Next::Write(link) => self.write(link, now, instant),
+                Next::Receipt { link, bytes, at } => {
+                    self.uplink.came(link as u64, bytes, at, instant).unwrap();
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, link: usize, now: f64, instant: Instant) {
+        if self.ends == Some(link) {
+            return self.uplink.leave_line(link as u64);
+        }
+        let r = &mut self.receivers[link];
+        while r.under_way.front().is_some_and(|t| *t <= now) {
+            r.under_way.pop_front();
+        }
+        if r.under_way.len() >= HOLDS {
+            let free = r.under_way[0] + 1e-6;
+            return self.at(free, Next::Write(link));
+        }
+        let turn = self.uplink.turn(link as u64, PIECE as usize, instant);
+        self.waited |= turn != Turn::Now;
+        let due = match turn {
+            Turn::Now => now,
+            Turn::At(t) => t.duration_since(self.start).as_secs_f64(),
+            Turn::Again(t) => {
+                let then = t.duration_since(self.start).as_secs_f64() + self.jitter() / 6.0;
+                return self.at(then, Next::Write(link));
+            }
+        };
+        let leaves = due + self.jitter();
+        let carries = self.capacity.iter().rev().find(|(from, _)| *from <= leaves).unwrap().1;
+        let r = &mut self.receivers[link];
+        let out = match r.near {
+            true => leaves,
+            false => self.free_at.max(leaves) + PIECE as f64 / carries,
+        };
+        if !r.near {
+            self.free_at = out;
+        }
+        let arrives = r.free_at.max(out) + PIECE as f64 / r.rate;
+        r.free_at = arrives;
+        let arrives = arrives + WAY;
+        r.under_way.push_back(arrives);
+        r.came += PIECE;
+        if arrives - r.told_at >= 0.1 {
+            r.told_at = arrives;
+            r.receipts += 1;
+            let at = (arrives * 1e6) as i64 + (r.lies)(r.receipts) + 5_000_000_000 * link as i64;
+            let bytes = r.came;
+            let there = arrives + WAY + self.jitter();
+            self.at(there, Next::Receipt { link, bytes, at: at as u64 });
+        }
+        self.log.push((leaves, out - leaves, arrives, link));
+        self.at(leaves + 0.000_2, Next::Write(link));
+    }
+
+    /// Bytes a second that arrived between two times, at those that the test names.
+    fn rate(&self, from: f64, to: f64, whose: impl Fn(usize) -> bool) -> f64 {
+        let came = self.log.iter().filter(|l| (from..to).contains(&l.2) && whose(l.3)).count();
+        came as f64 * PIECE as f64 / (to - from)
+    }
+
+    /// Seconds that a piece queued on the way out, on average.
+    fn queue(&self, from: f64, to: f64) -> f64 {
+        let of = || self.log.iter().filter(|l| (from..to).contains(&l.0));
+        of().map(|l| l.1).sum::<f64>() / of().count().max(1) as f64
+    }
+}
+
+const QUICK: f64 = 1e9;
+
+#[test]
+fn several_links_fill_the_way_out_and_its_queue_stays_short() {
+    // The engine has few chunks under way at a time where the way out is slow (`engine/window.rs`).
+    for (capacity, all) in [(500e3, [2, 3, 8]), (2e6, [2, 8, 20]), (4e6, [2, 8, 20]), (9e6, [2, 8, 20])] {
+        for links in all {
+            let mut w = World::new(&[(0.0, capacity)], &vec![QUICK; links]);
+            w.run(25.0);
+            let (rate, queue) = (w.rate(12.0, 25.0, |_| true) / capacity, w.queue(12.0, 25.0));
+            assert!(rate > 0.96, "{capacity} {links}: {rate}");
+            // Of many links the queues hold more than is let out, and some have never seen it empty.
+            let before = w.queue(0.5, 1.5);
+            let most = if links > 8 { before / 4.0 } else { 0.05_f64.max(8.0 * PIECE as f64 / capacity) };
+            assert!(queue < most, "{capacity} {links}: {before} before, {queue}");
+        }
+    }
+}
+
+#[test]
+fn one_link_alone_waits_for_nothing() {
+    let mut w = World::new(&[(0.0, 2e6)], &[QUICK]);
+    w.run(20.0);
+    assert!(!w.waited);
+}
+
+#[test]
+fn on_a_fast_way_out_nobody_waits() {
+    let mut w = World::new(&[(0.0, 50e6)], &[QUICK; 4]);
+    w.run(10.0);
+    assert!(!w.waited);
+}
+
+#[test]
+fn peers_that_say_nothing_wait_for_nothing() {
+    let start = Instant::now();
+    let mut uplink = Uplink::new(start);
+    for i in 0..10_000 {
+        assert_eq!(uplink.turn(i % 4, PIECE as usize, start + Duration::from_millis(i)), Turn::Now);
+    }
+}
+
+#[test]
+fn a_slow_receiver_holds_nobody_up() {
+    let mut w = World::new(&[(0.0, 4e6)], &[QUICK, QUICK, 100e3, QUICK]);
+    w.run(25.0);
+    let others = w.rate(8.0, 25.0, |l| l != 2);
+    assert!(others > 0.94 * 3.9e6, "{others}");
+    assert!(w.rate(8.0, 25.0, |l| l == 2) > 80e3);
+}
+
+#[test]
+fn receivers_that_are_slower_than_the_way_out_get_what_they_take() {
+    let mut w = World::new(&[(0.0, 10e6)], &[400e3, 300e3, 800e3]);
+    w.run(25.0);
+    let rate = w.rate(8.0, 25.0, |_| true);
+    assert!(rate > 0.94 * 1.5e6, "{rate}");
+}
+
+#[test]
+fn a_way_out_that_changes_is_followed() {
+    let mut w = World::new(&[(0.0, 4e6), (12.0, 2e6), (24.0, 6e6)], &[QUICK; 5]);
+    w.run(48.0);
+    let (half, queue) = (w.rate(15.0, 24.0, |_| true), w.queue(16.0, 24.0));
+    assert!(half > 0.95 * 2e6 && queue < 0.08, "{half} {queue}");
+    let (more, queue) = (w.rate(36.0, 48.0, |_| true), w.queue(36.0, 48.0));
+    assert!(more > 0.94 * 6e6 && queue < 0.05, "{more} {queue}");
+}
+
+#[test]
+fn a_liar_slows_nobody_down() {
+    let lies: [fn(u64) -> i64; 2] = [
+        // More and more late, and as early as can be said.
+        |n| n as i64 * 50_000,
+        |n| n as i64 - 1_000_000,
+    ];
+    for lie in lies {
+        let mut w = World::new(&[(0.0, 4e6)], &[QUICK; 4]);
+        w.receivers[1].lies = lie;
+        w.run(25.0);
+        let honest = w.rate(8.0, 25.0, |l| l != 1);
+        assert!(honest > 0.7 * 4e6, "{honest}");
+        assert!(w.rate(8.0, 25.0, |_| true) > 0.94 * 4e6);
+    }
+}
+
+/// A link whose stream ended while it was its turn stays for some seconds, since what is under way may still come.
+#[test]
+fn a_link_that_ends_in_line_holds_nobody_up() {
+    for link in 0..4 {
+        let mut w = World::new(&[(0.0, 4e6)], &[QUICK; 4]);
+        w.run(12.0);
+        w.ends = Some(link);
+        w.run(16.0);
+        let rate = w.rate(13.0, 16.0, |_| true);
+        assert!(rate > 0.94 * 4e6, "{rate}");
+    }
+}
+
+#[test]
+fn somebody_near_is_not_held_to_what_the_way_out_carries() {
+    let mut w = World::new(&[(0.0, 1e6)], &[QUICK; 4]);
+    w.receivers[3].near = true;
+    w.due.retain(|Reverse((_, next))| *next != Next::Write(3));
+    w.run(12.0);
+    assert!(w.waited);
+    w.at(12.0, Next::Write(3));
+    w.run(25.0);
+    let (near, far) = (w.rate(17.0, 25.0, |l| l == 3), w.rate(17.0, 25.0, |l| l != 3));
+    assert!(near > 5e6 && far > 0.95 * 1e6, "{near} {far}");
+}
