@@ -27,6 +27,9 @@ const EPOCH: Duration = Duration::from_millis(100);
 /// So many epochs, in most of which a queue stood, go before the way out is measured; and the least that came in one of
 /// them is no less than this of the most: it was busy, and all the time.
 const BUSY: (usize, f64) = (10, 0.5);
+/// Whose turns are so far apart had nothing to send in between: what comes then is what was asked for, and not what the
+/// way out carries.
+const PAUSED: Duration = Duration::from_millis(300);
 /// What is measured over, and how long until what was sent is known to have come.
 const SPAN: Duration = Duration::from_millis(1_500);
 const BACK: Duration = Duration::from_millis(600);
@@ -255,6 +258,9 @@ impl Uplink {
             self.several_at = now;
         } else if now.saturating_duration_since(self.several_at) > FORGET {
             self.phase = Phase::Free;
+        }
+        if self.phase == Phase::Free && (!several || took > PAUSED) {
+            self.epochs.clear();
         }
         let held = self.held[0] && self.held[1];
         self.held = [false, self.held[0]];

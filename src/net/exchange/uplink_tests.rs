@@ -47,6 +47,10 @@ struct World {
     waited: bool,
     /// This link ends the next time that it would write.
     ends: Option<usize>,
+    /// Nobody writes within this time.
+    pause: (f64, f64),
+    /// Of each second only so much is written in.
+    busy: f64,
 }
 
 const WAY: f64 = 0.010;
@@ -77,6 +81,8 @@ impl World {
             noise: 7,
             waited: false,
             ends: None,
+            pause: (0.0, 0.0),
+            busy: 1.0,
         }
     }
 
@@ -110,6 +116,12 @@ impl World {
     fn write(&mut self, link: usize, now: f64, instant: Instant) {
         if self.ends == Some(link) {
             return self.uplink.leave_line(link as u64);
+        }
+        if (self.pause.0..self.pause.1).contains(&now) {
+            return self.at(self.pause.1, Next::Write(link));
+        }
+        if now.fract() > self.busy {
+            return self.at(now.ceil(), Next::Write(link));
         }
         let r = &mut self.receivers[link];
         while r.under_way.front().is_some_and(|t| *t <= now) {
@@ -279,4 +291,25 @@ fn somebody_near_is_not_held_to_what_the_way_out_carries() {
     w.run(25.0);
     let (near, far) = (w.rate(17.0, 25.0, |l| l == 3), w.rate(17.0, 25.0, |l| l != 3));
     assert!(near > 5e6 && far > 0.95 * 1e6, "{near} {far}");
+}
+
+/// What had been seen before a pause was taken for a busy way out after it, which had carried nothing for seconds: 16 kB/s
+/// were left for everybody.
+#[test]
+fn after_a_pause_nobody_is_held_to_what_came_in_it() {
+    for length in [2.0, 8.0, 15.0, 100.0] {
+        let mut w = World::new(&[(0.0, 4e6)], &[QUICK; 4]);
+        w.pause = (12.0, 12.0 + length);
+        w.run(20.0 + length);
+        let rate = w.rate(12.5 + length, 20.0 + length, |_| true);
+        assert!(rate > 0.9 * 4e6, "{length}: {rate}");
+    }
+}
+
+#[test]
+fn bursts_with_pauses_are_no_busy_way_out() {
+    let mut w = World::new(&[(0.0, 4e6)], &[QUICK; 3]);
+    w.busy = 0.6;
+    w.run(30.0);
+    assert!(!w.waited);
 }
