@@ -9,7 +9,7 @@ use futures::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use libp2p::{PeerId, Stream};
 use tokio::sync::mpsc;
 
-use super::pace::Pace;
+use super::pace::{Pace, SHORT};
 use super::upgrade::Opened;
 use super::uplink::{Turn, Uplink};
 use crate::net::api::{Inbound, Outgoing};
@@ -157,10 +157,17 @@ pub async fn write_data(context: Context, stream: Stream, mut queue: mpsc::Recei
             if message.body_len() != body.len() || !message.is_data() {
                 return Err(End::Lost("an answer whose length is not that of its blocks".into()));
             }
+            let piece = pace.piece(context.uplink().is_alone(context.link, Instant::now()));
             head.clear();
             encode(&message, &mut head)?;
+            // The head in one frame with the first of the body.
+            let (with_head, rest) = body.split_at(body.len().min(SHORT.saturating_sub(head.len())));
+            head.extend_from_slice(with_head);
+            if !with_head.is_empty() {
+                context.turn(with_head.len()).await;
+            }
             stream.write_all(&head).await?;
-            for piece in body.chunks(pace.piece()) {
+            for piece in rest.chunks(piece) {
                 context.turn(piece.len()).await;
                 stream.write_all(piece).await?;
             }

@@ -13,12 +13,16 @@ use crate::net::transport::FRAME;
 
 /// How long a write should keep the link busy.
 const SPAN: Duration = Duration::from_millis(2);
+/// The same where no other link sends: there is nothing to choose from, and fewer headers go over the link.
+const ALONE: Duration = Duration::from_millis(20);
 /// The least that is written at once (headers of yamux and TLS take 0.2 % of so little), and the most: longer
 /// writes are cut into frames of that.
 const LEAST: usize = 16 << 10;
 const MOST: usize = FRAME;
 /// What yamux puts in front of each write: the least and its header are one record of TLS.
 const HEADER: usize = 12;
+/// The shortest piece.
+pub const SHORT: usize = LEAST - HEADER;
 /// The rate is that of about so long: longer than what waits on the way takes to leave, which the first
 /// blocks after a pause fill at once, whatever the link carries.
 const MEMORY: Duration = Duration::from_millis(100);
@@ -32,9 +36,10 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Bytes to write at once; with yamux's header a power of two.
-    pub fn piece(&self) -> usize {
-        let bytes = u128::from(self.rate) * SPAN.as_micros() / 1_000_000;
+    /// Bytes to write at once, if no other link sends or others do; with yamux's header a power of two.
+    pub fn piece(&self, alone: bool) -> usize {
+        let span = if alone { ALONE } else { SPAN };
+        let bytes = u128::from(self.rate) * span.as_micros() / 1_000_000;
         let bytes = usize::try_from(bytes).unwrap_or(MOST).clamp(LEAST, MOST);
         (1 << bytes.ilog2()) - HEADER
     }
@@ -72,9 +77,18 @@ mod tests {
             (1_000_000_000, MOST),
         ] {
             let mut pace = Pace::default();
-            assert_eq!(pace.piece() + HEADER, LEAST);
+            assert_eq!(pace.piece(false) + HEADER, LEAST);
             send(&mut pace, 500, rate);
-            assert_eq!(pace.piece() + HEADER, piece, "{rate}");
+            assert_eq!(pace.piece(false) + HEADER, piece, "{rate}");
+        }
+    }
+
+    #[test]
+    fn a_link_that_sends_alone_is_written_to_in_longer_pieces() {
+        for (rate, piece) in [(500_000, LEAST), (4_000_000, 64 << 10), (12_500_000, MOST)] {
+            let mut pace = Pace::default();
+            send(&mut pace, 500, rate);
+            assert_eq!(pace.piece(true) + HEADER, piece, "{rate}");
         }
     }
 
@@ -82,7 +96,7 @@ mod tests {
     fn a_fast_link_is_known_within_a_few_megabytes() {
         let mut pace = Pace::default();
         send(&mut pace, 40, 600_000_000);
-        assert_eq!(pace.piece() + HEADER, MOST);
+        assert_eq!(pace.piece(false) + HEADER, MOST);
     }
 
     /// Two chunks at once every 262 ms, each pair taken without a wait by what is buffered on the way: the first
@@ -92,9 +106,9 @@ mod tests {
         let mut pace = Pace::default();
         for _ in 0..20 {
             pace.wrote(CHUNK, Duration::from_millis(262));
-            assert_eq!(pace.piece() + HEADER, LEAST);
+            assert_eq!(pace.piece(false) + HEADER, LEAST);
             pace.wrote(CHUNK, Duration::from_micros(20));
-            assert!(pace.piece() <= 2 * LEAST);
+            assert!(pace.piece(false) <= 2 * LEAST);
         }
     }
 
@@ -103,6 +117,6 @@ mod tests {
         let mut pace = Pace::default();
         send(&mut pace, 500, 600_000_000);
         pace.wrote(CHUNK, Duration::from_secs(60));
-        assert_eq!(pace.piece() + HEADER, LEAST);
+        assert_eq!(pace.piece(false) + HEADER, LEAST);
     }
 }

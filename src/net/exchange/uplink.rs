@@ -224,6 +224,12 @@ impl Uplink {
         self.paths.values().filter(active).count() >= 2
     }
 
+    /// Whether no other link sends.
+    pub fn is_alone(&self, link: u64, now: Instant) -> bool {
+        let sends = |p: &Path| p.sent_at.is_some_and(|t| now.saturating_duration_since(t) < ACTIVE);
+        !self.paths.iter().any(|(l, p)| *l != link && sends(p))
+    }
+
     /// The least that was told of late.
     fn queue(&mut self, now: Instant) -> Option<f64> {
         while self.delays.front().is_some_and(|(t, _)| now.saturating_duration_since(*t) > FRESH) {

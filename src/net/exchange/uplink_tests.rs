@@ -313,3 +313,18 @@ fn bursts_with_pauses_are_no_busy_way_out() {
     w.run(30.0);
     assert!(!w.waited);
 }
+
+#[test]
+fn a_link_is_alone_until_another_sends_and_again_when_that_has_stopped() {
+    let start = Instant::now();
+    let mut uplink = Uplink::new(start);
+    let after = |ms| start + Duration::from_millis(ms);
+    uplink.turn(1, 1_000, start);
+    assert!(uplink.is_alone(1, start) && !uplink.is_alone(2, start));
+    uplink.turn(2, 1_000, after(100));
+    assert!(!uplink.is_alone(1, after(400)));
+    assert!(uplink.is_alone(1, after(700)));
+    uplink.turn(2, 1_000, after(800));
+    uplink.remove(2);
+    assert!(uplink.is_alone(1, after(800)));
+}

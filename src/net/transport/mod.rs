@@ -9,6 +9,7 @@ mod muxer;
 mod records;
 mod security;
 mod tls;
+mod whole;
 
 use std::time::Duration;
 

@@ -13,6 +13,7 @@ use libp2p::{PeerId, noise};
 
 use super::buffered::Buffered;
 use super::tls::{self, Tls};
+use super::whole::Whole;
 
 const NOISE: &str = "/noise";
 
@@ -54,7 +55,7 @@ pub struct Security {
 #[error("{0}")]
 pub struct Refused(io::Error);
 
-type Stream<C> = Either<TlsStream<Buffered<C>>, noise::Output<Buffered<C>>>;
+type Stream<C> = Either<TlsStream<Buffered<Whole<C>>>, noise::Output<Buffered<C>>>;
 type Upgraded<C> = BoxFuture<'static, io::Result<(PeerId, Stream<C>)>>;
 
 impl Security {
@@ -86,13 +87,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send + 'static> InboundConnectionUpgrad
     type Future = Upgraded<C>;
 
     fn upgrade_inbound(self, socket: C, name: &'static str) -> Self::Future {
-        let socket = Buffered::new(socket);
         Box::pin(async move {
             let (peer, stream) = if name == tls::NAME {
-                let (peer, tls) = self.tls.accept(socket).await?;
+                let (peer, tls) = self.tls.accept(Buffered::new(Whole::new(socket))).await?;
                 (peer, Either::Left(tls))
             } else {
-                let noise = self.noise.upgrade_inbound(socket, name).await;
+                let noise = self.noise.upgrade_inbound(Buffered::new(socket), name).await;
                 let (peer, noise) = noise.map_err(io::Error::other)?;
                 (peer, Either::Right(noise))
             };
@@ -108,14 +108,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send + 'static> OutboundConnectionUpgra
     type Future = Upgraded<C>;
 
     fn upgrade_outbound(self, socket: C, name: &'static str) -> Self::Future {
-        let socket = Buffered::new(socket);
         Box::pin(async move {
             let refused = |e| io::Error::other(Refused(e));
             let (peer, stream) = if name == tls::NAME {
-                let (peer, tls) = self.tls.connect(socket).await.map_err(refused)?;
+                let (peer, tls) =
+                    self.tls.connect(Buffered::new(Whole::new(socket))).await.map_err(refused)?;
                 (peer, Either::Left(tls))
             } else {
-                let noise = self.noise.upgrade_outbound(socket, name).await;
+                let noise = self.noise.upgrade_outbound(Buffered::new(socket), name).await;
                 let (peer, noise) = noise.map_err(|e| refused(io::Error::other(e)))?;
                 (peer, Either::Right(noise))
             };
