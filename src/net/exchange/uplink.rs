@@ -50,8 +50,9 @@ const ABOVE_CLIMBING: f64 = 1.25;
 /// or somebody has come who is nearer: nobody waits until it is found anew.
 const SHY: Duration = Duration::from_millis(1_500);
 const GONE: Duration = Duration::from_secs(3);
-/// A delay counts for so long.
-const FRESH: Duration = Duration::from_millis(300);
+/// A delay counts for so long: less than the rate takes to change the queue (TARGET / AT_ONCE is 220 ms), or what a queue
+/// that grows is answered by comes too late, and it swings.
+const FRESH: Duration = Duration::from_millis(150);
 const DELAYS: usize = 64;
 /// A link sends if it did within this.
 const ACTIVE: Duration = Duration::from_millis(500);
