@@ -157,7 +157,7 @@ pub async fn write_data(context: Context, stream: Stream, mut queue: mpsc::Recei
             if message.body_len() != body.len() || !message.is_data() {
                 return Err(End::Lost("an answer whose length is not that of its blocks".into()));
             }
-            let piece = pace.piece(context.uplink().is_alone(context.link, Instant::now()));
+            let piece = pace.piece(context.uplink().is_alone(context.link));
             head.clear();
             encode(&message, &mut head)?;
             // The head in one frame with the first of the body.

@@ -13,7 +13,7 @@ use crate::net::transport::FRAME;
 
 /// How long a write should keep the link busy.
 const SPAN: Duration = Duration::from_millis(2);
-/// The same where no other link sends: there is nothing to choose from, and fewer headers go over the link.
+/// The same with no other link: there is nothing to choose from, and fewer headers go over the link.
 const ALONE: Duration = Duration::from_millis(20);
 /// The least that is written at once (headers of yamux and TLS take 0.2 % of so little), and the most: longer
 /// writes are cut into frames of that.
@@ -36,7 +36,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Bytes to write at once, if no other link sends or others do; with yamux's header a power of two.
+    /// Bytes to write at once, with no other link (`alone`) or with others; with yamux's header a power of two.
     pub fn piece(&self, alone: bool) -> usize {
         let span = if alone { ALONE } else { SPAN };
         let bytes = u128::from(self.rate) * span.as_micros() / 1_000_000;

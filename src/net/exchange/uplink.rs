@@ -225,10 +225,9 @@ impl Uplink {
         self.paths.values().filter(active).count() >= 2
     }
 
-    /// Whether no other link sends.
-    pub fn is_alone(&self, link: u64, now: Instant) -> bool {
-        let sends = |p: &Path| p.sent_at.is_some_and(|t| now.saturating_duration_since(t) < ACTIVE);
-        !self.paths.iter().any(|(l, p)| *l != link && sends(p))
+    /// Whether there is no other link to choose from.
+    pub fn is_alone(&self, link: u64) -> bool {
+        self.paths.keys().all(|l| *l == link)
     }
 
     /// The least that was told of late.
