@@ -15,8 +15,9 @@ use super::config::Slots;
 use super::event::{Action, Fault, PeerKind, Refusal};
 use crate::units::{CHUNK_LEN, PeerKey, Time};
 
-/// Chunks new to the swarm that a seed gives to a peer before another has its turn.
-const GIFTS: u32 = 2;
+/// Chunks new to the swarm that a seed gives to a peer before another has its turn, and while a newcomer waits that was
+/// given nothing: everybody can pass on what he has, and nobody what he has not.
+const GIFTS: (u32, u32) = (2, 1);
 /// How much it counts to have a thousandth of the content more, against `CHANCE` and `CREDIT_WEIGHT`.
 const LAG_WEIGHT: u64 = 10;
 /// How much it counts to have sent half as much as the best.
@@ -162,12 +163,21 @@ impl Engine {
         let Some(p) = self.peers.get(&peer).filter(|p| p.holds_slot() && self.choker.waiting > 0) else {
             return;
         };
-        let gifted = p.new_gifts >= GIFTS && self.only_seeding();
+        let gifted = self.only_seeding()
+            && (p.new_gifts >= GIFTS.0 || p.new_gifts >= GIFTS.1 && self.newcomer_waits());
         let vain = self.cfg.tit_for_tat && self.in_vain(peer);
         if gifted || vain {
             self.choke(peer);
             self.vacancies = true;
         }
+    }
+
+    /// Somebody without a slot has nothing yet, and nothing new was given to it.
+    fn newcomer_waits(&self) -> bool {
+        let empty = |(k, p): (&PeerKey, &super::state::Peer)| {
+            p.waits() && p.gifts.is_empty() && self.is_newcomer(*k, p)
+        };
+        self.peers.iter().any(empty)
     }
 
     /// It was served, has what we want, and chokes us all the same.

@@ -199,8 +199,9 @@ pub(super) struct Peer {
     /// Chunks that it was the first to get from us, the latest few; how many since it was unchoked.
     pub gifts: Vec<(ContentKey, u32)>,
     pub new_gifts: u32,
-    /// Bytes sent since it was unchoked.
+    /// Bytes sent since it was unchoked, and whether a chunk has gone out to it at all.
     pub served: u64,
+    pub was_sent: bool,
 
     /// Things it did to no purpose since the last judgement: repeated flips, known haves.
     pub noise: u32,
@@ -235,6 +236,7 @@ impl Peer {
             gifts: Vec::new(),
             new_gifts: 0,
             served: 0,
+            was_sent: false,
             noise: 0,
             listed: false,
             look_at: Time::ZERO,

@@ -111,6 +111,7 @@ impl Engine {
             p.sending = p.sending.saturating_sub(u64::from(f.bytes));
             p.sending_count = p.sending_count.saturating_sub(1);
             p.up_rate.add(now, bytes);
+            p.was_sent = true;
         }
         if let Some(content) = self.contents.get_mut(&key) {
             content.up_rate.add(now, bytes);
@@ -149,9 +150,9 @@ impl Engine {
                 self.wake_at = self.wake_at.min(t);
                 return;
             }
-            match self.next_send(room == Room::ForIdle) {
+            match self.next_send(room) {
                 Some((peer, at)) => self.send(peer, at),
-                None if room == Room::ForIdle => return,
+                None if room != Room::ForAny => return,
                 None => break,
             }
         }
@@ -197,14 +198,15 @@ impl Engine {
         }
     }
 
-    /// Whose request goes next, and which of its queue; if so wanted, of those who have nothing under way.
-    fn next_send(&mut self, idle: bool) -> Option<(PeerKey, usize)> {
+    /// Whose request goes next, and which of its queue.
+    fn next_send(&mut self, room: Room) -> Option<(PeerKey, usize)> {
         let now = self.now;
         let mut best: Option<(Rank, PeerKey, usize)> = None;
         let mut wake = Time::MAX;
         for peer in &self.uploads.waiting {
             let Some(p) = self.peers.get_mut(peer) else { continue };
-            if idle && p.sending_count > 0 {
+            let idle = p.sending_count == 0;
+            if room == Room::ForIdle && !idle || room == Room::ForNew && (!idle || p.was_sent) {
                 continue;
             }
             let window = match p.kind {

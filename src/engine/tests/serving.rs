@@ -173,6 +173,30 @@ fn a_lone_seed_sends_first_what_it_sent_least() {
     assert_eq!(once.len(), 16, "nothing twice before everything once: {sent:?}");
 }
 
+/// Of eight newcomers the first five had two chunks before the others had one, and could pass on no more for that.
+#[test]
+fn a_seeds_slot_goes_on_after_one_chunk_while_a_newcomer_has_none() {
+    let mut one = One::new(Config { slots: Slots::Fixed(1), ..Config::default() }, 40, false);
+    let gone =
+        |one: &mut One, p, c| one.peer(p, PeerEvent::Sent { content: K, chunk: ix(c), bytes: LEN }).to_vec();
+    let passes = |said: &[Action], from, to| {
+        has(said, |a| *a == Action::Choke { peer: PeerKey(from) })
+            && has(said, |a| *a == Action::Unchoke { peer: PeerKey(to) })
+    };
+    one.taker(0);
+    one.taker(1);
+    one.ask(0, 0..1);
+    let said = gone(&mut one, 0, 0);
+    assert!(passes(&said, 0, 1), "{said:?}");
+    // Now everybody has something, and two are in order.
+    one.ask(1, 10..11);
+    let said = gone(&mut one, 1, 10);
+    assert!(!passes(&said, 1, 0), "{said:?}");
+    one.ask(1, 11..12);
+    let said = gone(&mut one, 1, 11);
+    assert!(passes(&said, 1, 0), "{said:?}");
+}
+
 #[test]
 fn a_seed_with_one_peer_keeps_its_order_and_never_lets_the_link_idle() {
     let mut one = One::seed(100);
@@ -253,8 +277,8 @@ fn slow_connections_leave_the_link_to_peers_with_nothing_under_way() {
         let (p, c) = flying.remove(0);
         flying.extend(sends(one.peer(p, PeerEvent::Sent { content: K, chunk: ix(c), bytes: LEN })));
     }
-    assert_eq!(flying.len(), 2, "the link is known to carry eight chunks a second");
-    assert_eq!(sends(&one.pass(200)), [], "two take it 250 ms");
+    assert_eq!(flying.len(), 3, "the link is known to carry eight chunks a second");
+    assert_eq!(sends(&one.pass(200)), [], "three take it 375 ms");
     flying.extend(sends(&one.pass(3_000)));
     let mut peers: Vec<u64> = flying.iter().map(|f| f.0).collect();
     peers.sort_unstable();
