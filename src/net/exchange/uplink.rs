@@ -8,7 +8,8 @@
 //!
 //! What the way out carries is first measured, by what peers say that has come while a queue stood. Then what stands
 //! in queues is let out, the rate grows until a queue stands again, and from there on it follows the queue: at once by
-//! a part, and lastingly by a small one, or a growing one if it was off to one side for long.
+//! a part, and lastingly by the least queue of the last second (CoDel's measure, RFC 8289): a connection that is slow
+//! for a moment looks like a queue, yet where the rate is too low there is none again and again.
 //!
 //! Nobody waits until several links have been busy for a while, while one link alone sends (its connection knows
 //! best), or where the way out is so fast that a timer is too coarse.
@@ -30,19 +31,23 @@ const BUSY: (usize, f64) = (10, 0.5);
 /// Whose turns are so far apart had nothing to send in between: what comes then is what was asked for, and not what the
 /// way out carries.
 const PAUSED: Duration = Duration::from_millis(300);
-/// What is measured over, and how long until what was sent is known to have come.
-const SPAN: Duration = Duration::from_millis(1_500);
+/// How long until what was sent is known to have come.
 const BACK: Duration = Duration::from_millis(600);
 const SECOND: Duration = Duration::from_secs(1);
 /// What is sent while queues are let out, of what was measured, and for how long at the most.
 const DRAIN: (f64, Duration) = (0.5, Duration::from_millis(1_500));
-/// How much the rate grows in a second until a queue stands, and how much of that is taken back then.
+/// How much the rate grows in a second until a queue stands for two epochs, and how much of that is taken back then.
 const CLIMB: (f64, f64) = (0.2, 0.06);
 /// What one [`TARGET`] more or less of the queue changes at once, and how many of them count at the most.
 const AT_ONCE: f64 = 0.09;
 const MOST_OFF: f64 = 3.0;
-/// What it changes lastingly in a second. While there is no queue that doubles twice a second, up to the second number.
-const LASTING: (f64, f64) = (0.01, 0.8);
+/// If of the queues that were told in so many epochs the least is less than this, and most are less than the [`TARGET`],
+/// the rate is lastingly too low.
+const LEAST_OF: usize = 10;
+const LEAST: f64 = 0.003;
+/// How much it grows in a second then: that doubles each second, up to the second number. And how much less it is after
+/// a second with a queue of twice the [`TARGET`].
+const LASTING: (f64, f64, f64) = (0.02, 0.8, 0.01);
 /// The rate is never more than so much of the most that came in one second of the last two, or so much while it grows to find a queue.
 const ABOVE: (f64, usize) = (1.12, 20);
 const ABOVE_CLIMBING: f64 = 1.25;
@@ -85,8 +90,8 @@ enum Phase {
     Free,
     /// What stands in queues is let out, since then.
     Drain(Instant),
-    /// Faster until a queue stands.
-    Climb,
+    /// Faster until a queue stands; whether one stood when that was looked at last.
+    Climb(bool),
     Steady,
 }
 
@@ -95,7 +100,8 @@ enum Phase {
 struct Epoch {
     /// Bytes a second that came in the second before it.
     came: f64,
-    stood: bool,
+    /// Seconds, if it was told.
+    queue: Option<f64>,
 }
 
 /// When a piece may go.
@@ -122,7 +128,7 @@ pub struct Uplink {
     epoch_at: Instant,
     /// Somebody waited for the rate: in this epoch, and in the one before.
     held: [bool; 2],
-    /// To which side the queue is off the target, and since when.
+    /// Whether the rate is lastingly too low (1) or too high (-1), and since when.
     side: (i8, Instant),
     epochs: VecDeque<Epoch>,
     /// When a queue was told of, and how long it is in seconds.
@@ -273,7 +279,7 @@ impl Uplink {
         let busy = if self.phase == Phase::Free { several } else { held };
         if busy {
             let came = self.arrivals(now, SECOND);
-            self.epochs.push_back(Epoch { came, stood: queue.is_some_and(|q| q >= STANDS) });
+            self.epochs.push_back(Epoch { came, queue });
             if self.epochs.len() > ABOVE.1 {
                 self.epochs.pop_front();
             }
@@ -285,10 +291,7 @@ impl Uplink {
     fn decide(&mut self, now: Instant, took: f64, queue: Option<f64>, held: bool) {
         match self.phase {
             Phase::Free => {
-                if self.is_busy()
-                    && let measured = self.arrivals(now, SPAN)
-                    && measured < FAST
-                {
+                if let Some(measured) = self.busy().filter(|rate| *rate < FAST) {
                     self.capacity = measured.max(SLOW);
                     self.rate = self.capacity * DRAIN.0;
                     self.phase = Phase::Drain(now);
@@ -297,13 +300,15 @@ impl Uplink {
             }
             Phase::Drain(since) => {
                 if queue.is_some_and(|q| q <= TARGET) || now.saturating_duration_since(since) > DRAIN.1 {
-                    self.phase = Phase::Climb;
+                    self.phase = Phase::Climb(false);
                     self.rate = self.capacity;
                     self.side = (1, now);
                 }
             }
-            Phase::Climb => {
-                if queue.is_some_and(|q| q > TARGET) {
+            Phase::Climb(stood) => {
+                let stands = queue.is_some_and(|q| q > TARGET);
+                self.phase = Phase::Climb(stands);
+                if stood && stands {
                     self.capacity *= 1.0 - CLIMB.1;
                     self.phase = Phase::Steady;
                     self.side = (0, now);
@@ -315,7 +320,7 @@ impl Uplink {
             }
             Phase::Steady => {
                 let off = queue.map_or(0.0, |q| (1.0 - q / TARGET).clamp(-MOST_OFF, 1.0));
-                let side = if off > 0.4 { 1 } else { -i8::from(off < 0.0) };
+                let side = if self.is_slow() { 1 } else { -i8::from(off < 0.0) };
                 if side != self.side.0 || side == 0 || !held && side > 0 {
                     self.side = (side, now);
                 }
@@ -325,9 +330,11 @@ impl Uplink {
                     let more = self.capacity - self.arrivals(now, SECOND);
                     self.capacity -= more.max(0.0) * took;
                 } else if held {
-                    let doubled = if side > 0 { (2.0 * long.as_secs_f64()).exp2() } else { 1.0 };
-                    let lasting = (LASTING.0 * doubled).min(LASTING.1);
-                    self.capacity *= 1.0 + lasting * took * off.max(-1.0);
+                    let lasting = match side {
+                        1 => (LASTING.0 * long.as_secs_f64().exp2()).min(LASTING.1),
+                        _ => LASTING.2 * off.clamp(-1.0, 0.0),
+                    };
+                    self.capacity *= 1.0 + lasting * took;
                 }
                 if side <= 0 || long < SHY {
                     self.bound(ABOVE.0);
@@ -343,12 +350,23 @@ impl Uplink {
         }
     }
 
-    /// Whether the way out has been busy for so long that what came is what it carries.
-    fn is_busy(&self) -> bool {
+    /// What the way out carries, bytes a second, if it has been busy for so long that this came. In a part of the time
+    /// there may have been nothing to send, and a little more came after such a part, so it is the upper quarter.
+    fn busy(&self) -> Option<f64> {
         let last = self.epochs.iter().rev().take(BUSY.0);
-        let most = last.clone().map(|e| e.came).fold(0.0, f64::max);
-        let least = last.clone().map(|e| e.came).fold(f64::MAX, f64::min);
-        self.epochs.len() >= BUSY.0 && 2 * last.filter(|e| e.stood).count() > BUSY.0 && least >= most * BUSY.1
+        let stood = last.clone().filter(|e| e.queue.is_some_and(|q| q >= STANDS)).count();
+        let mut came: Vec<f64> = last.map(|e| e.came).collect();
+        came.sort_unstable_by(f64::total_cmp);
+        let (least, most) = (*came.first()?, *came.last()?);
+        let busy = came.len() >= BUSY.0 && 2 * stood > BUSY.0 && least >= most * BUSY.1;
+        came.get(came.len() * 3 / 4).copied().filter(|_| busy)
+    }
+
+    /// Whether less is sent than the way out carries: there is no queue again and again, and seldom a long one.
+    fn is_slow(&self) -> bool {
+        let told = || self.epochs.iter().rev().take(LEAST_OF).filter_map(|e| e.queue);
+        let short = told().filter(|q| *q < TARGET).count();
+        self.epochs.len() >= LEAST_OF && told().any(|q| q < LEAST) && 2 * short > told().count()
     }
 
     /// Not more than what comes, by more than a little: else the queue would tell of it too late.

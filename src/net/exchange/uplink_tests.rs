@@ -250,6 +250,24 @@ fn a_way_out_that_changes_is_followed() {
     assert!(more > 0.94 * 6e6 && queue < 0.05, "{more} {queue}");
 }
 
+/// Of eight leechers some had measured their way out at two thirds, as there was little to send at first, and were held
+/// to that for 20 s: connections that are slow for a moment make delays jump, and each jump was taken for a queue.
+#[test]
+fn a_pace_that_is_too_low_grows_though_delays_jump() {
+    let jumps = |n: u64| match n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56 {
+        0..20 => 80_000,
+        20..140 => 16_000,
+        _ => 0,
+    };
+    let mut w = World::new(&[(0.0, 1.2e6), (10.0, 1.9e6)], &[QUICK; 3]);
+    w.receivers.iter_mut().for_each(|r| r.lies = jumps);
+    w.run(25.0);
+    for from in [14.0, 16.0, 18.0, 20.0, 22.0] {
+        let rate = w.rate(from, from + 2.0, |_| true);
+        assert!(rate > 0.93 * 1.9e6, "{from}: {rate}");
+    }
+}
+
 #[test]
 fn a_liar_slows_nobody_down() {
     let lies: [fn(u64) -> i64; 2] = [
