@@ -173,7 +173,7 @@ fn a_lone_seed_sends_first_what_it_sent_least() {
     assert_eq!(once.len(), 16, "nothing twice before everything once: {sent:?}");
 }
 
-/// Of eight newcomers the first five had two chunks before the others had one, and could pass on no more for that.
+/// Of eight newcomers the first four had two chunks before the others had one, and could pass on no more for that.
 #[test]
 fn a_seeds_slot_goes_on_after_one_chunk_while_a_newcomer_has_none() {
     let mut one = One::new(Config { slots: Slots::Fixed(1), ..Config::default() }, 40, false);
@@ -195,6 +195,24 @@ fn a_seeds_slot_goes_on_after_one_chunk_while_a_newcomer_has_none() {
     one.ask(1, 11..12);
     let said = gone(&mut one, 1, 11);
     assert!(passes(&said, 1, 0), "{said:?}");
+}
+
+#[test]
+fn newcomers_have_their_first_chunk_under_way_side_by_side_and_nobody_a_second_for_that() {
+    let mut one = One::new(Config { slots: Slots::Fixed(20), ..Config::default() }, 400, false);
+    let mut flying = Vec::new();
+    for p in 0..8 {
+        one.taker(p);
+        flying.extend(sends(&one.ask(p, p as u32 * 10..p as u32 * 10 + 1)));
+    }
+    assert_eq!(flying.iter().map(|f| f.0).collect::<Vec<_>>(), (0..8).collect::<Vec<_>>());
+    // They ask for more, and half go out: the other half is enough for those who are known.
+    for p in 0..8 {
+        assert_eq!(sends(&one.ask(p, p as u32 * 10 + 1..p as u32 * 10 + 5)), []);
+    }
+    for (p, c) in flying.into_iter().take(4) {
+        assert_eq!(sends(one.peer(p, PeerEvent::Sent { content: K, chunk: ix(c), bytes: LEN })), []);
+    }
 }
 
 #[test]
