@@ -194,8 +194,12 @@ impl Uplink {
             }
             let due = self.next.max(now.checked_sub(BURST).unwrap_or(now));
             self.held[0] |= due > now;
-            if due > now + AHEAD || self.waiting.front() != Some(&link) {
-                return Turn::Again((due.checked_sub(AHEAD / 2).unwrap_or(now)).max(now + LEAST_WAIT));
+            let before = self.waiting.iter().take_while(|l| **l != link).count();
+            if due > now + AHEAD || before > 0 {
+                // They leave as much; who left the line meanwhile makes it no later than that.
+                let theirs = (before * bytes) as f64 / self.rate;
+                let mine = due + Duration::from_secs_f64(theirs).min(EPOCH);
+                return Turn::Again((mine.checked_sub(AHEAD / 2).unwrap_or(now)).max(now + LEAST_WAIT));
             }
             self.waiting.pop_front();
             self.next = due + Duration::from_secs_f64(bytes as f64 / self.rate);

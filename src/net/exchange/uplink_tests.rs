@@ -45,6 +45,8 @@ struct World {
     log: Vec<(f64, f64, f64, usize)>,
     noise: u64,
     waited: bool,
+    /// How often somebody asked for a turn.
+    asked: usize,
     /// This link ends the next time that it would write.
     ends: Option<usize>,
     /// Nobody writes within this time.
@@ -80,6 +82,7 @@ impl World {
             log: Vec::new(),
             noise: 7,
             waited: false,
+            asked: 0,
             ends: None,
             pause: (0.0, 0.0),
             busy: 1.0,
@@ -133,6 +136,7 @@ impl World {
         }
         let turn = self.uplink.turn(link as u64, PIECE as usize, instant);
         self.waited |= turn != Turn::Now;
+        self.asked += 1;
         let due = match turn {
             Turn::Now => now,
             Turn::At(t) => t.duration_since(self.start).as_secs_f64(),
@@ -330,6 +334,19 @@ fn bursts_with_pauses_are_no_busy_way_out() {
     w.busy = 0.6;
     w.run(30.0);
     assert!(!w.waited);
+}
+
+/// All that waited asked again when the first of them was due: with eight of them six times for each piece.
+#[test]
+fn whoever_waits_asks_again_when_its_turn_is_near() {
+    for (links, most) in [(2, 2.5), (8, 2.5), (20, 3.5)] {
+        let mut w = World::new(&[(0.0, 2e6)], &vec![QUICK; links]);
+        w.run(10.0);
+        let (asked, sent) = (w.asked, w.log.len());
+        w.run(25.0);
+        let each = (w.asked - asked) as f64 / (w.log.len() - sent) as f64;
+        assert!(each < most, "{links}: {each}");
+    }
 }
 
 #[test]

@@ -85,6 +85,11 @@ impl Lean {
             set(&self.socket, limit);
         }
     }
+
+    /// Who waits to read is woken when so many bytes are there, or no more will come.
+    pub fn wake_for(&self, bytes: usize) {
+        wake_for(&self.socket, bytes);
+    }
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -96,6 +101,32 @@ fn set(socket: &TcpStream, limit: u32) {
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn set(_: &TcpStream, _: u32) {}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod kernel {
+    /// `SO_RCVLOWAT`, socket(7).
+    #[derive(Clone, Copy, Debug)]
+    pub struct LeastToRead;
+
+    nix::setsockopt_impl!(
+        LeastToRead,
+        libc::SOL_SOCKET,
+        libc::SO_RCVLOWAT,
+        libc::c_int,
+        nix::sys::socket::sockopt::SetStruct<'_, libc::c_int>
+    );
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn wake_for(socket: &TcpStream, bytes: usize) {
+    let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    if let Err(e) = nix::sys::socket::setsockopt(&socket.0, kernel::LeastToRead, &bytes) {
+        tracing::debug!("a connection that each packet wakes: {e}");
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn wake_for(_: &TcpStream, _: usize) {}
 
 impl AsyncRead for Lean {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {

@@ -29,6 +29,7 @@ use eager::Eager;
 use first::TcpFirst;
 use lean::Lean;
 use muxer::Yamux;
+use whole::Whole;
 
 /// Whether this CPU encrypts AES in hardware: then AES is several times as fast as ChaCha20.
 fn has_aes() -> bool {
@@ -65,7 +66,7 @@ pub fn build(
     let tcp = |security: Security| {
         // Lazily where one protocol is left to choose from: the muxer costs no round trip.
         tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
-            .map(|socket, _| Lean::new(socket))
+            .map(|socket, _| Whole::new(Lean::new(socket)))
             .upgrade(Version::V1Lazy)
             .authenticate(security)
             .multiplex(Yamux)

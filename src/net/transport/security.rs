@@ -13,7 +13,6 @@ use libp2p::{PeerId, noise};
 
 use super::buffered::Buffered;
 use super::tls::{self, Tls};
-use super::whole::Whole;
 
 const NOISE: &str = "/noise";
 
@@ -55,7 +54,7 @@ pub struct Security {
 #[error("{0}")]
 pub struct Refused(io::Error);
 
-type Stream<C> = Either<TlsStream<Buffered<Whole<C>>>, noise::Output<Buffered<C>>>;
+type Stream<C> = Either<TlsStream<Buffered<C>>, noise::Output<Buffered<C>>>;
 type Upgraded<C> = BoxFuture<'static, io::Result<(PeerId, Stream<C>)>>;
 
 impl Security {
@@ -89,7 +88,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send + 'static> InboundConnectionUpgrad
     fn upgrade_inbound(self, socket: C, name: &'static str) -> Self::Future {
         Box::pin(async move {
             let (peer, stream) = if name == tls::NAME {
-                let (peer, tls) = self.tls.accept(Buffered::new(Whole::new(socket))).await?;
+                let (peer, tls) = self.tls.accept(Buffered::new(socket)).await?;
                 (peer, Either::Left(tls))
             } else {
                 let noise = self.noise.upgrade_inbound(Buffered::new(socket), name).await;
@@ -111,8 +110,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send + 'static> OutboundConnectionUpgra
         Box::pin(async move {
             let refused = |e| io::Error::other(Refused(e));
             let (peer, stream) = if name == tls::NAME {
-                let (peer, tls) =
-                    self.tls.connect(Buffered::new(Whole::new(socket))).await.map_err(refused)?;
+                let (peer, tls) = self.tls.connect(Buffered::new(socket)).await.map_err(refused)?;
                 (peer, Either::Left(tls))
             } else {
                 let noise = self.noise.upgrade_outbound(Buffered::new(socket), name).await;
