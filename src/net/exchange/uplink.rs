@@ -196,7 +196,7 @@ impl Uplink {
             self.held[0] |= due > now;
             let before = self.waiting.iter().take_while(|l| **l != link).count();
             if due > now + AHEAD || before > 0 {
-                // They leave as much; who left the line meanwhile makes it no later than that.
+                // Those before it go first. Should they leave the line instead, it asks no more than an epoch late.
                 let theirs = (before * bytes) as f64 / self.rate;
                 let mine = due + Duration::from_secs_f64(theirs).min(EPOCH);
                 return Turn::Again((mine.checked_sub(AHEAD / 2).unwrap_or(now)).max(now + LEAST_WAIT));
