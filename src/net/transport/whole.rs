@@ -1,10 +1,9 @@
 //! Reads that wait until a record of TLS is whole.
 //!
-//! Of a part of a record nothing can be made, yet on a slow link each packet woke the connection, which asks all its
-//! protocols and streams whether there is anything to do: of 16 KiB that came in twelve packets, twelve times, and with
-//! nine nodes on one machine that was most of what they did. Here the kernel is told how much is missing, and wakes
-//! nobody before that is there (`SO_RCVLOWAT`, which on Linux a poll heeds too). While much comes at once it is told
-//! nothing, and where it cannot be told each packet wakes.
+//! Of a part of a record nothing can be made, yet on a slow link each packet woke the connection's task: of 16 KiB that
+//! came in twelve packets, twelve times, and with nine nodes on one machine that was most of what they did. Here the
+//! kernel is told how much is missing, and wakes nobody before that is there (`SO_RCVLOWAT`, which on Linux a poll heeds
+//! too). While much comes at once it is told nothing, and where it cannot be told each packet wakes.
 //!
 //! What comes before TLS, by which it is chosen, is multistream-select's: messages that begin with their length, in
 //! one byte while it is below 128, and a name (<https://github.com/multiformats/multistream-select>). A record: a byte for its kind, two
