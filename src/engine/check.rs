@@ -45,12 +45,9 @@ impl Engine {
                 want(p.contents.contains(key), "a neighbour that does not know")?;
                 want(!n.complete || n.have.is_empty(), "a complete neighbour with a list")?;
                 if !n.complete {
-                    let offers = n.have.iter().filter(|i| c.picker.is_missing(i.get())).count();
-                    want(offers == n.offers as usize, "offers miscounted")?;
-                    let lacks = c.picker.held().len() - c.picker.held().in_common(&n.have);
-                    want(lacks == n.lacks, "lacks miscounted")?;
+                    n.counts.check(&n.have, &c.picker)?;
                 }
-                let interested = c.wants() && (!c.whole || n.offers(&c.picker) > 0);
+                let interested = c.wants() && (!c.whole || n.offers(&c.picker));
                 want(n.told == Some(interested), "a neighbour has a wrong idea of our interest")?;
             }
         }

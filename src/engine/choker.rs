@@ -190,7 +190,7 @@ impl Engine {
         p.served > TRIAL
             && p.choking_us
             && p.credit == 0
-            && p.contents.iter().filter_map(of).any(|offers| offers > 0)
+            && p.contents.iter().filter_map(of).any(|offers| offers)
     }
 
     /// It has next to nothing of what it wants of us, so it has nothing to give for it either.

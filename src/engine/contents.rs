@@ -88,7 +88,6 @@ impl Engine {
             let mut at = from;
             while let Some(c) = n.have.next_set(at).filter(|c| *c < range.end()) {
                 content.picker.seen(c);
-                n.offers += u32::from(content.picker.is_missing(c));
                 at = c + 1;
             }
             n.shelf = super::picker::Shelf::None;

@@ -138,7 +138,7 @@ impl Engine {
             let Some(content) = self.contents.get(key).filter(|c| c.wants() && c.picker.asked() > 0) else {
                 continue;
             };
-            let Some(me) = content.swarm.get(&idle).filter(|n| n.offers(&content.picker) > 0) else {
+            let Some(me) = content.swarm.get(&idle).filter(|n| n.offers(&content.picker)) else {
                 continue;
             };
             let endgame = content.picker.open() == 0;

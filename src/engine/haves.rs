@@ -61,10 +61,10 @@ impl Engine {
     /// A chunk is held from now on: the neighbours' counts, interest and news.
     pub(super) fn spread_held(&mut self, key: ContentKey, c: u32) {
         let now = self.now;
-        let Some(content) = self.contents.get_mut(&key) else { return };
+        let (Some(content), Some(i)) = (self.contents.get_mut(&key), ChunkIndex::new(c)) else { return };
         let fresh = content.picker.spread(c) == 0;
         let log_from = content.log.end();
-        let wanted = content.picker.is_wanted(c);
+        let plain = content.plain();
         let mut later = false;
         let mut at_once: Vec<PeerKey> = std::mem::take(&mut self.scratch);
         for (peer, n) in &mut content.swarm {
@@ -72,17 +72,14 @@ impl Engine {
                 later = true;
                 continue;
             }
-            if ChunkIndex::new(c).is_some_and(|i| n.have.contains(i)) {
-                if wanted {
-                    n.offers = n.offers.saturating_sub(1);
-                    if n.offers == 0 && n.told == Some(true) {
-                        self.fickle.push((key, *peer));
-                    }
-                }
-                later = true;
+            let offered = n.counts.offers() > 0;
+            if n.counts.hold(i, &n.have, &content.picker, plain, fresh, self.cfg.short_of_work) {
+                at_once.push(*peer);
             } else {
-                n.lacks += 1;
-                if fresh || n.lacks <= self.cfg.short_of_work { at_once.push(*peer) } else { later = true }
+                later = true;
+            }
+            if offered && n.counts.offers() == 0 && n.told == Some(true) {
+                self.fickle.push((key, *peer));
             }
         }
         if !content.swarm.is_empty() || !content.joining.is_empty() {

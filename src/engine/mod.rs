@@ -13,12 +13,13 @@
 //! that goes back is taken as one that stands still.
 //!
 //! One policy a file: `picker`, `requests`, `pipeline`, `endgame`, `first` and `merging` (what to ask of whom), `choker` and `uploads`
-//! (whom to serve with what), [`ledger`], [`limits`], `haves`, `nodes`, `pex`.
+//! (whom to serve with what), [`ledger`], [`limits`], `haves` and `counts` (what neighbours have and are told), `nodes`, `pex`.
 
 mod check;
 mod choker;
 pub mod config;
 mod contents;
+mod counts;
 mod endgame;
 pub mod event;
 mod first;
@@ -97,8 +98,10 @@ pub struct Engine {
     due: Time,
     /// When time-outs are looked at; `Time::MAX` if nothing is asked for.
     tick_at: Time,
-    /// When a limit lets something pass again.
-    wake_at: Time,
+    /// When a limit lets something be asked for again.
+    ask_at: Time,
+    /// When something more may be sent though nothing has gone out: a limit lets it pass, or what is under way is held up.
+    send_at: Time,
 }
 
 impl Engine {
@@ -130,7 +133,8 @@ impl Engine {
             scratch: Vec::new(),
             due: Time::MAX,
             tick_at: Time::MAX,
-            wake_at: Time::MAX,
+            ask_at: Time::MAX,
+            send_at: Time::MAX,
             cfg,
         }
     }
@@ -240,10 +244,11 @@ impl Engine {
         if now >= self.choker.close_at {
             self.close_slots();
         }
-        if now >= self.wake_at {
-            self.wake_at = Time::MAX;
-            (self.refill, self.dispatch) = (true, true);
+        if now >= self.ask_at {
+            self.ask_at = Time::MAX;
+            self.refill = true;
         }
+        self.dispatch |= now >= self.send_at;
         if now >= self.choker.open_at {
             self.choker.open_at = Time::MAX;
             self.dispatch = true;
@@ -258,7 +263,7 @@ impl Engine {
 
     /// When [`Engine::handle_timeout`] is to be called at the latest; `None` if nothing is waited for.
     pub fn poll_timeout(&self) -> Option<Time> {
-        let next = self.due.min(self.tick_at).min(self.wake_at);
+        let next = self.due.min(self.tick_at).min(self.ask_at).min(self.send_at);
         let next = next.min(self.choker.judge_at).min(self.choker.open_at).min(self.choker.close_at);
         (next != Time::MAX).then(|| Time(next.0.saturating_sub(self.ahead)))
     }
@@ -316,9 +321,9 @@ impl Engine {
         }
     }
 
-    /// Looks after this peer's pipeline at the end of the event.
+    /// Looks after this peer's pipeline at the end of the event. Whoever chokes us is listed when it no longer does.
     fn list(&mut self, peer: PeerKey) {
-        if let Some(p) = self.peers.get_mut(&peer).filter(|p| !p.listed) {
+        if let Some(p) = self.peers.get_mut(&peer).filter(|p| !p.listed && !p.choking_us) {
             p.listed = true;
             self.listed.push(peer);
         }
@@ -339,7 +344,6 @@ impl Engine {
         // Taking a request over opens nothing and lists the peer that lost it; so this ends.
         for _ in 0..8 {
             if std::mem::take(&mut self.refill) {
-                // Whoever chokes us is listed when it no longer does.
                 for (key, p) in self.peers.iter_mut().filter(|(_, p)| !p.listed && !p.choking_us) {
                     p.listed = true;
                     self.listed.push(*key);

@@ -136,6 +136,11 @@ impl Picker {
         self.missing
     }
 
+    /// Every chunk that is known is wanted, unless it is held.
+    pub fn wants_all(&self) -> bool {
+        self.missing + self.held.len() == self.len()
+    }
+
     /// Chunks with an unanswered request.
     pub fn asked(&self) -> u32 {
         self.asked

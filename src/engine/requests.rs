@@ -355,7 +355,7 @@ impl Engine {
         let p = self.peers.get_mut(&peer)?;
         let wait = p.down.wait(now).max(self.limits_down.wait(now));
         if let Some(t) = wait {
-            self.wake_at = self.wake_at.min(t);
+            self.ask_at = self.ask_at.min(t);
             return None;
         }
         let late = super::endgame::expected(p, now, p.pipeline.live_bytes() + u64::from(CHUNK_LEN));
@@ -363,7 +363,7 @@ impl Engine {
         for key in &p.contents {
             let Some(content) = self.contents.get_mut(key).filter(|c| c.wants()) else { continue };
             match content.down.wait(now) {
-                Some(t) => self.wake_at = self.wake_at.min(t),
+                Some(t) => self.ask_at = self.ask_at.min(t),
                 None => order.push((content.down_turn, *key)),
             }
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::config::Config;
+use super::counts::Counts;
 use super::event::PeerKind;
 use super::first::First;
 use super::haves::Log;
@@ -103,10 +104,16 @@ impl Content {
 
     /// Counts afresh what each neighbour has for us and lacks of ours.
     pub fn recount(&mut self) {
+        let plain = self.plain();
         let Content { picker, swarm, .. } = self;
         for n in swarm.values_mut() {
-            n.recount(picker);
+            n.recount(picker, plain);
         }
+    }
+
+    /// Every chunk is known, and wanted unless it is held.
+    pub fn plain(&self) -> bool {
+        self.whole && self.picker.wants_all()
     }
 }
 
@@ -116,10 +123,7 @@ pub(super) struct Neighbour {
     /// What it has; empty and unused if it has everything.
     pub have: Bitfield,
     pub complete: bool,
-    /// Chunks that it has and we miss; not kept for one that has everything.
-    pub offers: u32,
-    /// Chunks that we hold and it lacks.
-    pub lacks: u32,
+    pub counts: Counts,
     /// What it was told of our interest.
     pub told: Option<bool>,
     /// It wants something of ours.
@@ -134,23 +138,19 @@ impl Neighbour {
         self.complete || ChunkIndex::new(c).is_some_and(|i| self.have.contains(i))
     }
 
-    /// Chunks that it has and we miss.
-    pub fn offers(&self, picker: &Picker) -> u32 {
-        if self.complete { picker.missing() } else { self.offers }
+    /// Whether it has a chunk that we miss.
+    pub fn offers(&self, picker: &Picker) -> bool {
+        if self.complete { picker.missing() > 0 } else { self.counts.offers() > 0 }
     }
 
     pub fn asked(&mut self) -> Asked<'_> {
         Asked { have: &self.have, complete: self.complete, shelf: &mut self.shelf }
     }
 
-    pub fn recount(&mut self, picker: &Picker) {
+    /// Counts afresh (see [`Counts::of`]); what was on its shelf may be wanted no more.
+    pub fn recount(&mut self, picker: &Picker, plain: bool) {
         self.shelf = Shelf::None;
-        if self.complete {
-            (self.offers, self.lacks) = (0, 0);
-            return;
-        }
-        self.offers = self.have.iter().filter(|c| picker.is_missing(c.get())).count() as u32;
-        self.lacks = picker.held().len() - self.have.in_common(picker.held());
+        self.counts = if self.complete { Counts::none() } else { Counts::of(&self.have, picker, plain) };
     }
 }
 

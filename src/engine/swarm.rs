@@ -1,6 +1,7 @@
 //! Who is in which swarm and has what: peers and neighbours come, tell, and go.
 
 use super::Engine;
+use super::counts::Counts;
 use super::event::{Action, Fault, PeerKind, Refusal};
 use super::state::{Neighbour, Peer};
 use crate::bitfield::Bitfield;
@@ -117,8 +118,7 @@ impl Engine {
         let fresh = Neighbour {
             have: Bitfield::new(),
             complete: false,
-            offers: 0,
-            lacks: content.picker.held().len(),
+            counts: Counts::none(),
             told: None,
             interested: false,
             log_at,
@@ -166,7 +166,8 @@ impl Engine {
             have.iter().for_each(|c| content.picker.seen(c.get()));
             n.have = have;
         }
-        n.recount(&content.picker);
+        let plain = content.whole && content.picker.wants_all();
+        n.recount(&content.picker, plain);
     }
 
     pub(super) fn on_have(&mut self, peer: PeerKey, key: ContentKey, ranges: &[ChunkRange]) {
@@ -181,24 +182,24 @@ impl Engine {
         let limit =
             if content.whole { content.picker.len() } else { content.picker.len().saturating_add(BEYOND) };
         let mut beyond = false;
-        let before = (n.have.len(), n.offers);
+        let before = (n.have.len(), n.counts.offers());
         for r in ranges {
             beyond |= r.end() > limit;
             for c in r.start()..r.end().min(limit) {
                 let Some(i) = ChunkIndex::new(c).filter(|i| n.have.insert(*i)) else { continue };
                 content.picker.seen(c);
                 if content.picker.is_missing(c) {
-                    n.offers += 1;
+                    n.counts.got_missing();
                     if content.picker.is_open(c) {
                         n.shelf.add(c);
                     }
                 } else if content.picker.held().contains(i) {
-                    n.lacks = n.lacks.saturating_sub(1);
+                    n.counts.got_held();
                 }
             }
         }
         p.noise += u32::from(n.have.len() == before.0);
-        if before.1 == 0 && n.offers > 0 {
+        if before.1 == 0 && n.counts.offers() > 0 {
             self.fickle.push((key, peer));
         }
         let all = content.whole && n.have.len() == content.picker.len();
@@ -241,9 +242,9 @@ impl Engine {
         } else {
             for c in ranges.iter().flat_map(|r| r.iter()).filter(|c| n.have.remove(*c)) {
                 content.picker.unseen(c.get());
-                n.offers -= u32::from(content.picker.is_missing(c.get()));
-                n.lacks += u32::from(content.picker.held().contains(c));
+                n.counts.lost(content.picker.is_missing(c.get()), content.picker.held().contains(c));
             }
+            n.counts.settle(&n.have, &content.picker, content.whole && content.picker.wants_all());
             n.shelf = super::picker::Shelf::None;
         }
         self.fickle.push((key, peer));
@@ -279,7 +280,7 @@ impl Engine {
         let Some(content) = self.contents.get_mut(&key) else { return };
         let wants = content.wants();
         let Some(n) = content.swarm.get_mut(&peer) else { return };
-        let interested = wants && (!content.whole || n.offers(&content.picker) > 0);
+        let interested = wants && (!content.whole || n.offers(&content.picker));
         // Our `Join` said that we are interested if we want anything at all.
         let told = n.told.unwrap_or(!interested && wants);
         if told != interested {

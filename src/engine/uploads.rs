@@ -136,18 +136,19 @@ impl Engine {
     /// Sends as long as the link can take more, and opens a slot if nobody has anything to ask for.
     pub(super) fn send_more(&mut self) {
         let now = self.now;
+        self.send_at = Time::MAX;
         loop {
             let room = self.uploads.window.room(now, self.cfg.send_window_total);
             if let Room::None(until) = room {
                 if !self.uploads.waiting.is_empty() {
-                    self.wake_at = self.wake_at.min(until);
+                    self.send_at = self.send_at.min(until);
                 }
                 return;
             }
             if !self.uploads.waiting.is_empty()
                 && let Some(t) = self.limits_up.wait(now)
             {
-                self.wake_at = self.wake_at.min(t);
+                self.send_at = self.send_at.min(t);
                 return;
             }
             match self.next_send(room) {
@@ -248,7 +249,7 @@ impl Engine {
                 }
             }
         }
-        self.wake_at = self.wake_at.min(wake);
+        self.send_at = self.send_at.min(wake);
         best.map(|(_, peer, at)| (peer, at))
     }
 

@@ -98,7 +98,7 @@ impl Engine {
         let c = self.contents.get(&key)?;
         let limited = self.limits_down.clone().wait(now).is_some() || c.down.clone().wait(now).is_some();
         let mut supply = Supply { limited, storing: c.picker.arrived(), ..Supply::default() };
-        for (peer, _) in c.swarm.iter().filter(|(_, n)| n.offers(&c.picker) > 0) {
+        for (peer, _) in c.swarm.iter().filter(|(_, n)| n.offers(&c.picker)) {
             let Some(p) = self.peers.get(peer) else { continue };
             let asked = p.pipeline.asks.iter().any(|a| a.content == key && !a.cancelled);
             supply.having += 1;

@@ -446,3 +446,31 @@ fn an_optimistic_peer_that_wants_nothing_makes_room_when_slots_are_closed() {
     assert!(holders(&one) < 14);
     assert!(one.view(o).choked, "everything counted is looked at after each event as well");
 }
+
+/// The alarm for chunks that are held up was kept when they had gone out, and rang for nothing: with it all peers
+/// were looked after, which was a sixth of what a simulated swarm cost.
+#[test]
+fn what_has_gone_out_in_time_rings_no_alarm() {
+    let mut one = One::seed(200);
+    one.taker(0);
+    let mut flying = sends(&one.ask(0, 0..60));
+    let mut alarms = 0;
+    for _ in 0..40 {
+        // Time passes, yet not so much that anything is held up.
+        let before = one.now;
+        one.now = before + Duration::from_millis(100);
+        alarms += u32::from(one.e.send_at < one.now);
+        let (p, c) = flying.remove(0);
+        flying.extend(sends(one.peer(p, PeerEvent::Sent { content: K, chunk: ix(c), bytes: LEN })));
+        assert!(one.e.send_at > one.now);
+    }
+    assert_eq!(alarms, 0);
+    assert!(one.e.send_at < crate::units::Time::MAX, "what is under way now may still be held up");
+    for (p, c) in std::mem::take(&mut flying) {
+        flying.extend(sends(one.peer(p, PeerEvent::Sent { content: K, chunk: ix(c), bytes: LEN })));
+    }
+    while let Some((p, c)) = flying.pop() {
+        flying.extend(sends(one.peer(p, PeerEvent::Sent { content: K, chunk: ix(c), bytes: LEN })));
+    }
+    assert_eq!(one.e.send_at, crate::units::Time::MAX, "nothing waits any more");
+}
