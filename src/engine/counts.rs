@@ -162,7 +162,7 @@ mod tests {
             }
             let real = Counts::of(&self.have, &self.picker, false);
             // As the engine knows it: nobody has the chunk. (Others may, so that it may be false for one that lacks it.)
-            let fresh = !self.have.contains(ix(c)) && c % 3 == 0;
+            let fresh = !self.have.contains(ix(c)) && c.is_multiple_of(3);
             let plain = self.picker.wants_all();
             let tell = self.counts.hold(ix(c), &self.have, &self.picker, plain, fresh, FEW);
             assert_eq!(tell, !self.have.contains(ix(c)) && (fresh || real.lacks <= FEW), "chunk {c}");
