@@ -152,6 +152,7 @@ impl Engine {
             have.remove_range(r);
         }
         let full = complete || (content.whole && have.len() == content.picker.len());
+        let plain = content.plain();
         let Some(n) = content.swarm.get_mut(&peer) else { return };
         if n.complete {
             content.picker.set_seeds(content.picker.seeds().saturating_sub(1));
@@ -166,7 +167,6 @@ impl Engine {
             have.iter().for_each(|c| content.picker.seen(c.get()));
             n.have = have;
         }
-        let plain = content.whole && content.picker.wants_all();
         n.recount(&content.picker, plain);
     }
 
@@ -230,6 +230,7 @@ impl Engine {
         let (Some(content), Some(p)) = (self.contents.get_mut(&key), self.peers.get_mut(&peer)) else {
             return;
         };
+        let plain = content.plain();
         let Some(n) = content.swarm.get_mut(&peer) else { return };
         p.noise += 1;
         let many: u32 = ranges.iter().map(|r| r.len().min(FEW)).fold(0, |a, b| a.saturating_add(b));
@@ -244,7 +245,7 @@ impl Engine {
                 content.picker.unseen(c.get());
                 n.counts.lost(content.picker.is_missing(c.get()), content.picker.held().contains(c));
             }
-            n.counts.settle(&n.have, &content.picker, content.whole && content.picker.wants_all());
+            n.counts.settle(&n.have, &content.picker, plain);
             n.shelf = super::picker::Shelf::None;
         }
         self.fickle.push((key, peer));

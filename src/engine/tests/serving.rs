@@ -448,7 +448,7 @@ fn an_optimistic_peer_that_wants_nothing_makes_room_when_slots_are_closed() {
 }
 
 /// The alarm for chunks that are held up was kept when they had gone out, and rang for nothing: with it all peers
-/// were looked after, which was a sixth of what a simulated swarm cost.
+/// were looked after, which was a twelfth of what a simulated swarm cost.
 #[test]
 fn what_has_gone_out_in_time_rings_no_alarm() {
     let mut one = One::seed(200);
