@@ -21,7 +21,7 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("request of 16", Message::GetChunks { root, indices: vec![index; 16] }),
         (
             "join with 40,000 chunks in runs",
-            Message::Join { root, have, complete: false, interested: true, any: true },
+            Message::Join { root, have, complete: false, interested: true, any: true, has_nodes: false },
         ),
     ]
 }

@@ -127,7 +127,8 @@ impl Driver {
         // Not of what is only read: hardly any of it may be wanted.
         let any = any && c.have.is_empty() && c.fetch.as_ref().is_some_and(|f| !f.hold);
         let (root, have) = (c.root, c.have.clone());
-        self.say(peer, Message::Join { root, have, complete, interested: !complete, any });
+        let has_nodes = c.chunks > 0;
+        self.say(peer, Message::Join { root, have, complete, interested: !complete, any, has_nodes });
     }
 
     fn by_root(

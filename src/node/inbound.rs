@@ -75,9 +75,9 @@ impl Driver {
     pub(super) fn on_message(&mut self, from: PeerKey, message: Message) {
         let now = self.clock.now();
         match message {
-            Message::Join { root, have, complete, interested, any } => {
+            Message::Join { root, have, complete, interested, any, has_nodes } => {
                 let Some(content) = self.join(from, root) else {
-                    let join = Message::Join { root, have, complete, interested, any };
+                    let join = Message::Join { root, have, complete, interested, any, has_nodes };
                     return self.join_part(from, root, join);
                 };
                 self.engine.handle_peer(
@@ -86,7 +86,8 @@ impl Driver {
                     PeerEvent::Joined { content, have: have.clone(), complete },
                 );
                 self.engine.handle_peer(now, from, PeerEvent::Interested { content, interested });
-                self.answer_join(content, from, !complete && have.is_empty(), any);
+                let newcomer = !complete && !has_nodes && have.is_empty();
+                self.answer_join(content, from, newcomer, any);
             }
             Message::Joined { root, have, complete, interested, choked, nodes, peers, first } => {
                 self.on_joined(from, root, have, complete, interested, choked, nodes, peers, first);

@@ -50,12 +50,13 @@ impl World {
         let own = wiring.own_id;
         let (driver, inputs) = Driver::new(store, Config::default(), 1, wiring).unwrap();
         tokio::spawn(driver.run(inputs));
-        let (peer, addr) = (PeerId::random(), "/ip4/127.0.0.1/tcp/1".parse().unwrap());
-        ends.events.send(Event::Connected { peer, addr, dialed: false }).await.unwrap();
-        let ((control, control_rx), (data, data_rx)) = (mpsc::channel(64), mpsc::channel(64));
-        let link = Link { id: LINK, control, data };
-        ends.events.send(Event::LinkUp { peer, link }).await.unwrap();
-        World { ends, control: control_rx, data: data_rx, peer, own }
+        let (peer, control, data) = linked(&ends).await;
+        World { ends, control, data, peer, own }
+    }
+
+    /// Another peer is linked, and it is the one that the test plays from now on.
+    pub async fn another(&mut self) {
+        (self.peer, self.control, self.data) = linked(&self.ends).await;
     }
 
     pub async fn serve(&self, store: &MemStore, key: ContentKey) {
@@ -164,12 +165,22 @@ impl World {
     }
 }
 
+async fn linked(ends: &Ends) -> (PeerId, mpsc::Receiver<Message>, mpsc::Receiver<Outgoing>) {
+    let (peer, addr) = (PeerId::random(), "/ip4/127.0.0.1/tcp/1".parse().unwrap());
+    ends.events.send(Event::Connected { peer, addr, dialed: false }).await.unwrap();
+    let ((control, control_rx), (data, data_rx)) = (mpsc::channel(64), mpsc::channel(64));
+    let link = Link { id: LINK, control, data };
+    ends.events.send(Event::LinkUp { peer, link }).await.unwrap();
+    (peer, control_rx, data_rx)
+}
+
 pub fn ask(root: Cid) -> Message {
     Message::GetChunks { root, indices: vec![ChunkIndex::new(0).unwrap()] }
 }
 
 pub fn join(root: Cid) -> Message {
-    Message::Join { root, have: Bitfield::new(), complete: false, interested: true, any: false }
+    let have = Bitfield::new();
+    Message::Join { root, have, complete: false, interested: true, any: false, has_nodes: false }
 }
 
 pub type End = oneshot::Receiver<Result<Shared, Failure>>;

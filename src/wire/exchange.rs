@@ -106,6 +106,8 @@ pub enum Message {
         interested: bool,
         /// Any chunk will do as the first.
         any: bool,
+        /// The first inner nodes are here.
+        has_nodes: bool,
     },
     Joined {
         root: Cid,
@@ -222,12 +224,13 @@ impl Message {
                 link: h.link,
                 answers: h.answers,
             }),
-            Message::Join { root, have, complete, interested, any } => P::Join(proto::Join {
+            Message::Join { root, have, complete, interested, any, has_nodes } => P::Join(proto::Join {
                 root: root.to_bytes(),
                 have: Some(have::encode(have)),
                 complete: *complete,
                 interested: *interested,
                 any: *any,
+                has_nodes: *has_nodes,
             }),
             Message::Joined { root, have, complete, interested, choked, nodes, peers, first } => {
                 P::Joined(proto::Joined {
@@ -296,6 +299,7 @@ fn from_proto(kind: P) -> Result<Message, WireError> {
             complete: j.complete,
             interested: j.interested,
             any: j.any,
+            has_nodes: j.has_nodes,
         },
         P::Joined(j) => Message::Joined {
             root: cid(&j.root)?,
@@ -476,6 +480,7 @@ mod shape {
         number(3, "complete"),
         number(4, "interested"),
         number(5, "any"),
+        number(6, "has_nodes"),
     ];
     const JOINED: &[Field] = &[
         ROOT,

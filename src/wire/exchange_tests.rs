@@ -286,9 +286,11 @@ fn messages() -> impl Strategy<Value = Message> {
         (stream, any::<u64>(), 1u64.., any::<u64>()).prop_map(|(stream, features, link, answers)| {
             Message::Hello(Hello { stream, features, link, answers })
         }),
-        (cids(), fields(), any::<[bool; 3]>()).prop_map(|(root, have, [complete, interested, any])| {
-            Message::Join { root, have, complete, interested, any }
-        }),
+        (cids(), fields(), any::<[bool; 4]>()).prop_map(
+            |(root, have, [complete, interested, any, has_nodes])| {
+                Message::Join { root, have, complete, interested, any, has_nodes }
+            }
+        ),
         (cids(), fields(), any::<[bool; 3]>(), some_nodes(), records(), prop::option::of(index())).prop_map(
             |(root, have, [complete, interested, choked], nodes, peers, first)| Message::Joined {
                 root,

@@ -259,6 +259,7 @@ fn a_newcomer_is_told_of_a_member_and_not_of_one_that_has_ended() {
         complete: false,
         interested: true,
         any: false,
+        has_nodes: false,
     });
     let told = || {
         let newcomer = Peer::attack(&at_s, join.clone(), Vec::new());

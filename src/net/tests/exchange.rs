@@ -5,7 +5,8 @@ use crate::units::ChunkIndex;
 use crate::wire::exchange::{Message, Why};
 
 fn join() -> Message {
-    Message::Join { root: a_cid(1), have: Bitfield::new(), complete: false, interested: true, any: false }
+    let (root, have) = (a_cid(1), Bitfield::new());
+    Message::Join { root, have, complete: false, interested: true, any: false, has_nodes: false }
 }
 
 fn joined() -> Message {
