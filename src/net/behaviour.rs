@@ -16,6 +16,7 @@ use super::api::Inbound;
 use super::dht::records::Records;
 use super::pool::BufPool;
 use super::scope::{Audience, Scoped};
+use super::transport::Paced;
 use super::{Limits, NetConfig, ask, bitswap, exchange, ip_limit, reach};
 
 pub const WAN_KAD: StreamProtocol = StreamProtocol::new("/ipfs/kad/1.0.0");
@@ -44,7 +45,13 @@ pub struct Net {
 
 impl Net {
     /// `mdns` and `cfg.mdns` both must want mDNS: the first says whether it makes sense here.
-    pub fn new(cfg: &NetConfig, mdns: bool, inbound: mpsc::Sender<Inbound>, pool: BufPool) -> Net {
+    pub fn new(
+        cfg: &NetConfig,
+        mdns: bool,
+        inbound: mpsc::Sender<Inbound>,
+        pool: BufPool,
+        paced: Paced,
+    ) -> Net {
         let local = cfg.keypair.public().to_peer_id();
         let wan_mode = if cfg.external.is_empty() { Mode::Client } else { Mode::Server };
         let quota = cfg.limits.foreign_records;
@@ -70,7 +77,10 @@ impl Net {
             mdns: (mdns && cfg.mdns).then(|| new_mdns(local)).flatten().into(),
             wan: wan.into(),
             lan: lan.into(),
-            exchange: cfg.exchange.then(|| exchange::Behaviour::new(inbound.clone(), pool.clone())).into(),
+            exchange: cfg
+                .exchange
+                .then(|| exchange::Behaviour::new(inbound.clone(), pool.clone(), paced))
+                .into(),
             bitswap: bitswap::Behaviour::new(inbound, pool),
             ask: ask::Behaviour::default(),
             reach: cfg.kad.then(reach::Client::new).into(),

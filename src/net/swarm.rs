@@ -15,7 +15,7 @@ use super::behaviour::Net;
 use super::pool::BufPool;
 use super::scope::{Scope, scope_of};
 use super::task::Task;
-use super::transport::{self, Secured};
+use super::transport::{self, Paced, Secured};
 use super::{NetConfig, NetError, NetHandle};
 
 /// Commands that wait; whoever sends more waits itself.
@@ -38,10 +38,12 @@ pub async fn start(
     let bootstrap = cfg.bootstrap.iter().map(with_peer).collect::<Result<Vec<_>, _>>()?;
     let peer_id = cfg.keypair.public().to_peer_id();
     let secured = Secured::default();
-    let transport = transport::build(&cfg.keypair, cfg.prefer_noise, cfg.limits.dial_timeout, &secured)?;
+    let paced = Paced::default();
+    let timeout = cfg.limits.dial_timeout;
+    let transport = transport::build(&cfg.keypair, cfg.prefer_noise, timeout, &secured, &paced)?;
     let pool = BufPool::new(cfg.limits.buffers);
     let near_only = !cfg.listen.is_empty() && cfg.listen.iter().all(|a| scope_of(a) == Some(Scope::Loopback));
-    let behaviour = Net::new(&cfg, !near_only, inbound, pool.clone());
+    let behaviour = Net::new(&cfg, !near_only, inbound, pool.clone(), paced);
     let config = swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(cfg.limits.idle_timeout)
         .with_max_negotiating_inbound_streams(MAX_NEGOTIATING)

@@ -14,7 +14,7 @@ use libp2p::{Multiaddr, PeerId};
 use super::Network;
 use crate::net::NetError;
 use crate::net::ask::{self, Job};
-use crate::net::transport::{self, Secured};
+use crate::net::transport::{self, Paced, Secured};
 use crate::wire::kad::Request;
 
 /// For all of it, and for a dial.
@@ -34,7 +34,7 @@ pub async fn holders(
     servers: Vec<(PeerId, Vec<Multiaddr>)>,
 ) -> Result<usize, NetError> {
     let key = Keypair::generate_ed25519();
-    let transport = transport::build(&key, false, DIAL, &Secured::default())?;
+    let transport = transport::build(&key, false, DIAL, &Secured::default(), &Paced::default())?;
     let config = swarm::Config::with_tokio_executor();
     let mut swarm = Swarm::new(transport, ask::Behaviour::default(), key.public().to_peer_id(), config);
     let job = Job::new(n.protocol(), [&Request::GetProviders(name)]);

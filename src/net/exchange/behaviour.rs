@@ -28,6 +28,7 @@ use super::upgrade::Opened;
 use super::uplink::Uplink;
 use crate::net::api::{Inbound, Link};
 use crate::net::pool::BufPool;
+use crate::net::transport::Paced;
 use crate::wire::exchange::{Hello, RECEIPTS, StreamKind};
 
 /// The second stream of a pair must follow the first within this; a second pair must see the link that
@@ -112,11 +113,11 @@ pub struct Behaviour {
 }
 
 impl Behaviour {
-    pub fn new(inbound: mpsc::Sender<Inbound>, pool: BufPool) -> Behaviour {
+    pub fn new(inbound: mpsc::Sender<Inbound>, pool: BufPool, paced: Paced) -> Behaviour {
         Behaviour {
             inbound,
             pool,
-            uplink: Arc::new(Mutex::new(Uplink::new(std::time::Instant::now()))),
+            uplink: Arc::new(Mutex::new(Uplink::new(std::time::Instant::now(), paced))),
             peers: HashMap::new(),
             next_link: 1,
             next_due: 0,

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::receipts::Receipts;
+use crate::net::transport::Paced;
 
 /// The queue that is aimed at, in seconds: what a scheduler may be late by is less, what a router holds more.
 const TARGET: f64 = 0.020;
@@ -117,6 +118,8 @@ pub enum Turn {
 #[derive(Debug)]
 pub struct Uplink {
     start: Instant,
+    /// Whether the pace is found, for the connections.
+    paced: Paced,
     paths: BTreeMap<u64, Path>,
     phase: Phase,
     /// Bytes a second that the way out carries, and that may be sent now.
@@ -138,9 +141,10 @@ pub struct Uplink {
 }
 
 impl Uplink {
-    pub fn new(now: Instant) -> Uplink {
+    pub fn new(now: Instant, paced: Paced) -> Uplink {
         Uplink {
             start: now,
+            paced,
             paths: BTreeMap::new(),
             phase: Phase::Free,
             capacity: f64::MAX,
@@ -352,6 +356,7 @@ impl Uplink {
             self.phase = Phase::Free;
             self.epochs.clear();
         }
+        self.paced.set(self.phase == Phase::Steady);
     }
 
     /// What the way out carries, bytes a second, if it has been busy for so long that this came. In a part of the time

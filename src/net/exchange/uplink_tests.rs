@@ -5,6 +5,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::uplink::{Turn, Uplink};
+use crate::net::transport::Paced;
 
 const PIECE: u64 = 16 << 10;
 /// What a connection holds that has not come yet.
@@ -36,6 +37,7 @@ struct Receiver {
 struct World {
     start: Instant,
     uplink: Uplink,
+    paced: Paced,
     /// Bytes a second, from that time on.
     capacity: Vec<(f64, f64)>,
     free_at: f64,
@@ -70,11 +72,13 @@ impl World {
             lies: |_| 0,
             receipts: 0,
         };
-        let mut uplink = Uplink::new(start);
+        let paced = Paced::default();
+        let mut uplink = Uplink::new(start, paced.clone());
         (0..rates.len()).for_each(|i| uplink.answers(i as u64));
         World {
             start,
             uplink,
+            paced,
             capacity: capacity.to_vec(),
             free_at: 0.0,
             receivers: rates.iter().map(receiver).collect(),
@@ -219,9 +223,21 @@ fn on_a_fast_way_out_nobody_waits() {
 }
 
 #[test]
+fn connections_are_told_while_there_is_a_pace() {
+    let mut w = World::new(&[(0.0, 4e6)], &[QUICK; 2]);
+    w.run(0.5);
+    assert!(!w.paced.get());
+    w.run(12.0);
+    assert!(w.paced.get());
+    w.ends = Some(1);
+    w.run(30.0);
+    assert!(!w.paced.get(), "the other is alone");
+}
+
+#[test]
 fn peers_that_say_nothing_wait_for_nothing() {
     let start = Instant::now();
-    let mut uplink = Uplink::new(start);
+    let mut uplink = Uplink::new(start, Paced::default());
     for i in 0..10_000 {
         assert_eq!(uplink.turn(i % 4, PIECE as usize, start + Duration::from_millis(i)), Turn::Now);
     }
@@ -352,7 +368,7 @@ fn whoever_waits_asks_again_when_its_turn_is_near() {
 #[test]
 fn a_link_is_alone_while_there_is_no_other() {
     let start = Instant::now();
-    let mut uplink = Uplink::new(start);
+    let mut uplink = Uplink::new(start, Paced::default());
     assert!(uplink.is_alone(1));
     uplink.turn(1, 1_000, start);
     assert!(uplink.is_alone(1) && !uplink.is_alone(2));

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::tcp::tokio::TcpStream;
 
+use super::congestion::{Congestion, Paced};
+
 /// How long what a socket holds beyond what is under way may take to leave.
 const HOLD: Duration = Duration::from_millis(12);
 /// The least and the most that is held, in bytes. The kernel asks for more when half are left, which for the least on a
@@ -72,18 +74,25 @@ impl Limit {
 pub struct Lean {
     socket: TcpStream,
     limit: Limit,
+    congestion: Congestion,
 }
 
 impl Lean {
-    pub fn new(socket: TcpStream) -> Lean {
+    pub fn new(socket: TcpStream, paced: Paced) -> Lean {
         set(&socket, LEAST);
-        Lean { socket, limit: Limit::new(Instant::now()) }
+        Lean { socket, limit: Limit::new(Instant::now()), congestion: Congestion::new(paced) }
     }
 
     fn took(&mut self, bytes: usize) {
         if let Some(limit) = self.limit.took(bytes, Instant::now()) {
             set(&self.socket, limit);
         }
+        self.congestion.sent(bytes, &self.socket);
+    }
+
+    #[cfg(test)]
+    pub fn control(&self) -> io::Result<String> {
+        super::congestion::Kernel::control(&self.socket)
     }
 
     /// Who waits to read is woken when so many bytes are there, or no more will come.
@@ -229,7 +238,7 @@ mod tests {
         let dialled = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut reader, _) = listener.accept().await.unwrap();
         tokio::spawn(async move { tokio::io::copy(&mut reader, &mut tokio::io::sink()).await });
-        let mut socket = Lean::new(TcpStream(dialled));
+        let mut socket = Lean::new(TcpStream(dialled), Paced::default());
         let set = |s: &Lean| socket2::SockRef::from(&s.socket.0).tcp_notsent_lowat().unwrap();
         assert_eq!(set(&socket), LEAST);
         // 6 MB/s are enough, which any loopback has.

@@ -1,6 +1,7 @@
 //! TCP (TLS 1.3 and Noise, yamux) and QUIC, by IP address or DNS name.
 
 mod buffered;
+mod congestion;
 mod eager;
 mod first;
 mod frames;
@@ -19,6 +20,7 @@ use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::{PeerId, Transport, dns, noise, quic, tcp};
 
+pub use congestion::Paced;
 pub use muxer::FRAME;
 pub use security::{Secured, Security};
 #[cfg(test)]
@@ -41,7 +43,8 @@ fn has_aes() -> bool {
     false
 }
 
-/// Builds the transport; `secured` learns which security each TCP peer was met with.
+/// Builds the transport; `secured` learns which security each TCP peer was met with, and `paced` says whether
+/// the links share a pace.
 ///
 /// # Errors
 /// The key cannot sign certificates.
@@ -50,6 +53,7 @@ pub fn build(
     prefer_noise: bool,
     timeout: Duration,
     secured: &Secured,
+    paced: &Paced,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, NetError> {
     let bad = |e: &dyn std::fmt::Display| NetError::Transport(e.to_string());
     let aes = has_aes();
@@ -66,7 +70,10 @@ pub fn build(
     let tcp = |security: Security| {
         // Lazily where one protocol is left to choose from: the muxer costs no round trip.
         tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
-            .map(|socket, _| Whole::new(Lean::new(socket)))
+            .map({
+                let paced = paced.clone();
+                move |socket, _| Whole::new(Lean::new(socket, paced.clone()))
+            })
             .upgrade(Version::V1Lazy)
             .authenticate(security)
             .multiplex(Yamux)

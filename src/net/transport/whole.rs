@@ -162,6 +162,7 @@ mod tests {
     use tokio::sync::mpsc;
     use tokio::time::timeout;
 
+    use super::super::congestion::Paced;
     use super::*;
 
     fn record(kind: u8, len: usize) -> Vec<u8> {
@@ -216,7 +217,7 @@ mod tests {
         let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (peer, _) = listener.accept().await.unwrap();
         peer.set_nodelay(true).unwrap();
-        (peer, Whole::new(Lean::new(libp2p::tcp::tokio::TcpStream(dialled))))
+        (peer, Whole::new(Lean::new(libp2p::tcp::tokio::TcpStream(dialled), Paced::default())))
     }
 
     /// A task that reads, and what comes of each read. It is told of in the same turn of the (one) thread in which the

@@ -1,0 +1,289 @@
+//! Which congestion control the kernel uses for a connection.
+//!
+//! Where all links share one pace (`net/exchange/uplink.rs`) a connection has nothing to find, and BBR goes on searching:
+//! whoever has met no smaller round trip for ten seconds sends four packets a round trip for 200 ms (ProbeRTT,
+//! <https://datatracker.ietf.org/doc/draft-cardwell-iccrg-bbr-congestion-control/>). The connections of a swarm began together
+//! and search together, and what leaves the machine halves for that long. So while there is a pace the kernel is asked for
+//! what merely slows down when something is lost. Who loses more than a little gets BBR back for good: such a path is what BBR is
+//! for. A system that uses something else by itself is left alone.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use libp2p::tcp::tokio::TcpStream;
+
+const SEARCHES: &str = "bbr";
+/// What is used instead, the first that the system allows; without privileges that may be the last alone.
+const PLAIN: [&str; 2] = ["cubic", "reno"];
+/// How often it is looked for losses, in bytes sent.
+const LOOK: u64 = 256 << 10;
+/// A packet, at the most; one in so many may be lost, and so many in all, which the change itself may cost.
+const PACKET: u64 = 1_500;
+const ONE_IN: u64 = 100;
+const FEW: u64 = 16;
+
+/// Whether the links share a pace: from who keeps it to all connections.
+#[derive(Clone, Debug, Default)]
+pub struct Paced(Arc<AtomicBool>);
+
+impl Paced {
+    pub fn set(&self, paced: bool) {
+        // It stands for itself: nothing else is read because of it.
+        self.0.store(paced, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What the kernel knows of a connection.
+pub trait Kernel {
+    /// # Errors
+    /// It cannot be told here.
+    fn control(&self) -> io::Result<String>;
+
+    /// # Errors
+    /// The system has no such control, or does not allow it.
+    fn set_control(&self, name: &str) -> io::Result<()>;
+
+    /// Packets that were sent again.
+    ///
+    /// # Errors
+    /// It cannot be told here.
+    fn resent(&self) -> io::Result<u32>;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// As the system made it.
+    Own,
+    /// No search, since `sent` bytes and `resent` packets; the next look is after `look` bytes.
+    Plain { sent: u64, resent: u32, look: u64 },
+    /// Nothing is changed any more.
+    Settled,
+}
+
+/// One connection's.
+#[derive(Debug)]
+pub struct Congestion {
+    paced: Paced,
+    sent: u64,
+    state: State,
+}
+
+impl Congestion {
+    pub fn new(paced: Paced) -> Congestion {
+        Congestion { paced, sent: 0, state: State::Own }
+    }
+
+    /// So many bytes more were handed to the kernel.
+    pub fn sent(&mut self, bytes: usize, kernel: &impl Kernel) {
+        self.sent = self.sent.saturating_add(bytes as u64);
+        self.state = match (self.state, self.paced.get()) {
+            (State::Own, true) => self.calm(kernel),
+            (State::Plain { .. }, false) => search(kernel, State::Own),
+            (State::Plain { sent, resent, look }, true) if self.sent >= look => {
+                self.look(kernel, sent, resent)
+            }
+            (state, _) => state,
+        };
+    }
+
+    fn calm(&self, kernel: &impl Kernel) -> State {
+        let searches = kernel.control().is_ok_and(|name| name == SEARCHES);
+        let Ok(resent) = kernel.resent() else { return State::Settled };
+        if searches && PLAIN.iter().any(|name| kernel.set_control(name).is_ok()) {
+            State::Plain { sent: self.sent, resent, look: self.sent.saturating_add(LOOK) }
+        } else {
+            State::Settled
+        }
+    }
+
+    fn look(&self, kernel: &impl Kernel, sent: u64, resent: u32) -> State {
+        let lost = kernel.resent().map_or(0, |now| u64::from(now.wrapping_sub(resent)));
+        if lost > FEW && lost.saturating_mul(PACKET * ONE_IN) > self.sent - sent {
+            return search(kernel, State::Settled);
+        }
+        State::Plain { sent, resent, look: self.sent.saturating_add(LOOK) }
+    }
+}
+
+fn search(kernel: &impl Kernel, then: State) -> State {
+    match kernel.set_control(SEARCHES) {
+        Ok(()) => then,
+        Err(e) => {
+            tracing::debug!("a connection keeps the congestion control that it has: {e}");
+            State::Settled
+        }
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod linux {
+    /// `TCP_INFO`, tcp(7), as far as every kernel has it: eight bytes, then numbers of 32 bits, the last of which is
+    /// `tcpi_total_retrans`.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Info;
+    pub const LEN: usize = 26;
+    pub const TOTAL_RETRANS: usize = 25;
+
+    nix::getsockopt_impl!(
+        Info,
+        libc::IPPROTO_TCP,
+        libc::TCP_INFO,
+        [u32; LEN],
+        nix::sys::socket::sockopt::GetStruct<[u32; LEN]>
+    );
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+impl Kernel for TcpStream {
+    fn control(&self) -> io::Result<String> {
+        let name = socket2::SockRef::from(&self.0).tcp_congestion()?;
+        Ok(String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned())
+    }
+
+    fn set_control(&self, name: &str) -> io::Result<()> {
+        socket2::SockRef::from(&self.0).set_tcp_congestion(name.as_bytes())
+    }
+
+    fn resent(&self) -> io::Result<u32> {
+        Ok(nix::sys::socket::getsockopt(&self.0, linux::Info)?[linux::TOTAL_RETRANS])
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+impl Kernel for TcpStream {
+    fn control(&self) -> io::Result<String> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn set_control(&self, _: &str) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn resent(&self) -> io::Result<u32> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+
+    struct Fake {
+        control: RefCell<&'static str>,
+        allowed: &'static [&'static str],
+        resent: Cell<u32>,
+    }
+
+    impl Fake {
+        fn new(control: &'static str, allowed: &'static [&'static str]) -> Fake {
+            Fake { control: RefCell::new(control), allowed, resent: Cell::new(7) }
+        }
+    }
+
+    impl Kernel for Fake {
+        fn control(&self) -> io::Result<String> {
+            Ok((*self.control.borrow()).to_owned())
+        }
+
+        fn set_control(&self, name: &str) -> io::Result<()> {
+            let allowed = self.allowed.iter().find(|n| **n == name);
+            *self.control.borrow_mut() = allowed.ok_or(io::ErrorKind::PermissionDenied)?;
+            Ok(())
+        }
+
+        fn resent(&self) -> io::Result<u32> {
+            Ok(self.resent.get())
+        }
+    }
+
+    const ALL: &[&str] = &["bbr", "cubic", "reno"];
+
+    #[test]
+    fn while_there_is_a_pace_nothing_is_searched_for() {
+        for (own, allowed, while_paced) in [
+            ("bbr", ALL, "cubic"),
+            ("bbr", &["bbr", "reno"][..], "reno"),
+            ("bbr", &["bbr"], "bbr"),
+            ("cubic", ALL, "cubic"),
+            ("reno", ALL, "reno"),
+        ] {
+            let (paced, kernel) = (Paced::default(), Fake::new(own, allowed));
+            let mut one = Congestion::new(paced.clone());
+            for _ in 0..2 {
+                paced.set(false);
+                one.sent(1_000, &kernel);
+                assert_eq!(*kernel.control.borrow(), own);
+                paced.set(true);
+                one.sent(1_000, &kernel);
+                assert_eq!(*kernel.control.borrow(), while_paced);
+            }
+        }
+    }
+
+    /// A tenth of a second's worth at a time, of which so many packets of a thousand are sent again.
+    fn send(one: &mut Congestion, kernel: &Fake, megabytes: u32, per_mille: u32) {
+        for _ in 0..megabytes * 10 {
+            kernel.resent.set(kernel.resent.get() + 100_000 / 1_448 * per_mille / 1_000);
+            one.sent(100_000, kernel);
+        }
+    }
+
+    #[test]
+    fn who_loses_much_searches_again_and_for_good() {
+        let (paced, kernel) = (Paced::default(), Fake::new("bbr", ALL));
+        paced.set(true);
+        let mut one = Congestion::new(paced.clone());
+        one.sent(1_000, &kernel);
+        send(&mut one, &kernel, 5, 30);
+        assert_eq!(*kernel.control.borrow(), "bbr");
+        for again in [false, true] {
+            paced.set(again);
+            send(&mut one, &kernel, 5, 0);
+            assert_eq!(*kernel.control.borrow(), "bbr");
+        }
+    }
+
+    #[test]
+    fn what_was_lost_before_or_with_the_change_does_not_count() {
+        let (paced, kernel) = (Paced::default(), Fake::new("bbr", ALL));
+        let mut one = Congestion::new(paced.clone());
+        send(&mut one, &kernel, 5, 100);
+        paced.set(true);
+        one.sent(1_000, &kernel);
+        kernel.resent.set(kernel.resent.get() + FEW as u32);
+        send(&mut one, &kernel, 5, 0);
+        assert_eq!(*kernel.control.borrow(), "cubic");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn the_kernel_is_asked_for_what_it_has() {
+        use futures::AsyncWriteExt;
+
+        use super::super::lean::Lean;
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dialled =
+            TcpStream(tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+        let (_reader, _) = listener.accept().await.unwrap();
+        assert_eq!(dialled.resent().unwrap(), 0, "nothing is lost on loopback");
+        if dialled.set_control(SEARCHES).is_err() {
+            println!("skipped: this system has no {SEARCHES}, or does not allow it");
+            return;
+        }
+        let paced = Paced::default();
+        let mut socket = Lean::new(dialled, paced.clone());
+        for (pace, is) in [(false, true), (true, false), (false, true)] {
+            paced.set(pace);
+            socket.write_all(&[1]).await.unwrap();
+            assert_eq!(socket.control().unwrap() == SEARCHES, is, "paced: {pace}");
+        }
+    }
+}
