@@ -11,6 +11,10 @@
 //! a part, and lastingly by the least queue of the last second (CoDel's measure, RFC 8289): a connection that is slow
 //! for a moment looks like a queue, yet where the rate is too low there is none again and again.
 //!
+//! Not everything that is late stood in our queue: a radio link, or a machine that is short of processors, delays for a moment
+//! whatever comes. That looks like a queue which grows faster than anything we send could make it, so it is told apart; the longer
+//! such moments are, the longer is the queue that is aimed at, since whoever is late lets a shorter one run dry.
+//!
 //! Nobody waits until several links have been busy for a while, while one link alone sends (its connection knows
 //! best), or where the way out is so fast that a timer is too coarse.
 
@@ -20,7 +24,7 @@ use std::time::{Duration, Instant};
 use super::receipts::Receipts;
 use crate::net::transport::Paced;
 
-/// The queue that is aimed at, in seconds: what a scheduler may be late by is less, what a router holds more.
+/// The queue that is aimed at where nothing is late, in seconds: what a scheduler may be late by is less, what a router holds more.
 const TARGET: f64 = 0.020;
 /// A queue of this stands, and is no chance.
 const STANDS: f64 = 0.010;
@@ -48,7 +52,7 @@ const LEAST_OF: usize = 10;
 const LEAST: f64 = 0.003;
 /// How much it grows in a second then: that doubles each second, up to the second number. And how much less it is after
 /// a second with a queue of twice the [`TARGET`].
-const LASTING: (f64, f64, f64) = (0.02, 0.8, 0.01);
+const LASTING: (f64, f64, f64) = (0.025, 0.8, 0.01);
 /// The rate is never more than so much of the most that came in one second of the last two, or so much while it grows to find a queue.
 const ABOVE: (f64, usize) = (1.12, 20);
 const ABOVE_CLIMBING: f64 = 1.25;
@@ -60,6 +64,13 @@ const GONE: Duration = Duration::from_secs(3);
 /// that grows is answered by comes too late, and it swings.
 const FRESH: Duration = Duration::from_millis(150);
 const DELAYS: usize = 64;
+/// What a queue may grow by in a second, in seconds, beside a lump of so many bytes: no link's turn is less. How much more it
+/// seems to grow in an epoch, on average over so many seconds, is how late things are.
+const GROWS: f64 = 0.05;
+const LUMP: f64 = 16e3;
+const LATELY: f64 = 2.0;
+/// One epoch counts as so late at the most, in seconds.
+const LATEST: f64 = 0.1;
 /// A link sends if it did within this.
 const ACTIVE: Duration = Duration::from_millis(500);
 /// How long the least delay is remembered, half of it.
@@ -136,6 +147,10 @@ pub struct Uplink {
     epochs: VecDeque<Epoch>,
     /// When a queue was told of, and how long it is in seconds.
     delays: VecDeque<(Instant, f64)>,
+    /// The queue that was told of last, what was believed of it, and how late things are, in seconds.
+    told: f64,
+    believed: f64,
+    late: f64,
     aged_at: Instant,
     several_at: Instant,
 }
@@ -156,6 +171,9 @@ impl Uplink {
             side: (0, now),
             epochs: VecDeque::new(),
             delays: VecDeque::new(),
+            told: 0.0,
+            believed: 0.0,
+            late: 0.0,
             aged_at: now,
             several_at: now,
         }
@@ -252,6 +270,29 @@ impl Uplink {
         self.delays.iter().map(|d| d.1).min_by(f64::total_cmp)
     }
 
+    /// How much of the queue that is told of can be one: while the pace is steady it grows by what is sent beyond what the way
+    /// out carries, and no faster. What grows faster is lateness, and is learned.
+    fn believe(&mut self, told: f64, took: Duration) -> f64 {
+        let before = std::mem::replace(&mut self.told, told);
+        if self.phase != Phase::Steady {
+            (self.late, self.believed) = (0.0, told);
+            return told;
+        }
+        let (took, lump) = (took.as_secs_f64(), LUMP / self.capacity);
+        let most = GROWS * took;
+        let more = (told - before - most - 2.0 * lump).clamp(0.0, LATEST);
+        self.late += (more - self.late) * (took / LATELY).min(1.0);
+        // Where nobody is late a lump more is one.
+        let lumps = if self.late < lump / 2.0 { lump } else { 0.0 };
+        self.believed = told.min(self.believed + most + lumps);
+        self.believed
+    }
+
+    /// The queue that is aimed at, in seconds.
+    fn target(&self) -> f64 {
+        TARGET + self.late
+    }
+
     /// Bytes a second that came in the last `span` of which all is known.
     fn arrivals(&self, now: Instant, span: Duration) -> f64 {
         let micros = |d: Duration| i64::try_from(d.as_micros()).unwrap_or(i64::MAX);
@@ -272,7 +313,7 @@ impl Uplink {
             self.aged_at = now;
             self.paths.values_mut().for_each(|p| p.receipts.grow_older());
         }
-        let queue = self.queue(now);
+        let queue = self.queue(now).map(|told| self.believe(told, took));
         let several = self.several(now);
         if several {
             self.several_at = now;
@@ -297,6 +338,7 @@ impl Uplink {
     }
 
     fn decide(&mut self, now: Instant, took: f64, queue: Option<f64>, held: bool) {
+        let target = self.target();
         match self.phase {
             Phase::Free => {
                 if let Some(measured) = self.busy().filter(|rate| *rate < FAST) {
@@ -307,14 +349,14 @@ impl Uplink {
                 }
             }
             Phase::Drain(since) => {
-                if queue.is_some_and(|q| q <= TARGET) || now.saturating_duration_since(since) > DRAIN.1 {
+                if queue.is_some_and(|q| q <= target) || now.saturating_duration_since(since) > DRAIN.1 {
                     self.phase = Phase::Climb(false);
                     self.rate = self.capacity;
                     self.side = (1, now);
                 }
             }
             Phase::Climb(stood) => {
-                let stands = queue.is_some_and(|q| q > TARGET);
+                let stands = queue.is_some_and(|q| q > target);
                 self.phase = Phase::Climb(stands);
                 if stood && stands {
                     self.capacity *= 1.0 - CLIMB.1;
@@ -327,7 +369,7 @@ impl Uplink {
                 self.rate = self.capacity;
             }
             Phase::Steady => {
-                let off = queue.map_or(0.0, |q| (1.0 - q / TARGET).clamp(-MOST_OFF, 1.0));
+                let off = queue.map_or(0.0, |q| (1.0 - q / target).clamp(-MOST_OFF, 1.0));
                 let side = if self.is_slow() { 1 } else { -i8::from(off < 0.0) };
                 if side != self.side.0 || side == 0 || !held && side > 0 {
                     self.side = (side, now);
@@ -374,8 +416,9 @@ impl Uplink {
     /// Whether less is sent than the way out carries: there is no queue again and again, and seldom a long one.
     fn is_slow(&self) -> bool {
         let told = || self.epochs.iter().rev().take(LEAST_OF).filter_map(|e| e.queue);
-        let short = told().filter(|q| *q < TARGET).count();
-        self.epochs.len() >= LEAST_OF && told().any(|q| q < LEAST) && 2 * short > told().count()
+        let (least, target) = (LEAST + self.late / 4.0, self.target());
+        let short = told().filter(|q| *q < target).count();
+        self.epochs.len() >= LEAST_OF && told().any(|q| q < least) && 2 * short > told().count()
     }
 
     /// Not more than what comes, by more than a little: else the queue would tell of it too late.
