@@ -282,8 +282,8 @@ fn a_way_out_that_changes_is_followed() {
     assert!(more > 0.94 * 6e6 && queue < 0.05, "{more} {queue}");
 }
 
-/// On a machine whose processors were short whatever came was late by up to 200 ms, ever differently. Whoever was told of it
-/// slowed down, what came was less in turn, and a seed's link of 4 MB/s was held to 2.7, here one of 2 MB/s to 1.0.
+/// Where whatever came was late by up to 200 ms, ever differently, whoever was told of it slowed down, what came was less in
+/// turn, and a link of 2 MB/s was held to 1.0 with nothing in its queue.
 #[test]
 fn lateness_that_nothing_sent_could_make_slows_nobody_down() {
     for late in [0.05, 0.1, 0.2, 0.3] {

@@ -274,6 +274,7 @@ mod tests {
             TcpStream(tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
         let (_reader, _) = listener.accept().await.unwrap();
         assert_eq!(dialled.resent().unwrap(), 0, "nothing is lost on loopback");
+        assert_eq!(std::mem::offset_of!(libc::tcp_info, tcpi_total_retrans), 4 * linux::TOTAL_RETRANS);
         if dialled.set_control(SEARCHES).is_err() {
             println!("skipped: this system has no {SEARCHES}, or does not allow it");
             return;
