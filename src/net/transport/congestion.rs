@@ -17,11 +17,11 @@ const SEARCHES: &str = "bbr";
 /// What is used instead, the first that the system allows; without privileges that may be the last alone.
 const PLAIN: [&str; 2] = ["cubic", "reno"];
 /// How often it is looked for losses, in bytes sent.
-const LOOK: u64 = 256 << 10;
+const LOOK: u64 = 64 << 10;
 /// A packet, at the most; one in so many may be lost, and so many in all, which the change itself may cost.
 const PACKET: u64 = 1_500;
-const ONE_IN: u64 = 100;
-const FEW: u64 = 16;
+const ONE_IN: u64 = 1_000;
+const FEW: u64 = 3;
 
 /// Whether the links share a pace: from who keeps it to all connections.
 #[derive(Clone, Debug, Default)]
