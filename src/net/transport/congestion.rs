@@ -250,6 +250,19 @@ mod tests {
         }
     }
 
+    /// With one packet in a hundred put up with, four leechers that lose three in a thousand took a fifth longer.
+    #[test]
+    fn three_packets_in_a_thousand_are_much() {
+        let (paced, kernel) = (Paced::default(), Fake::new("bbr", ALL));
+        paced.set(true);
+        let mut one = Congestion::new(paced);
+        for _ in 0..20 {
+            kernel.resent.set(kernel.resent.get() + 1);
+            (0..5).for_each(|_| one.sent(100_000, &kernel));
+        }
+        assert_eq!(*kernel.control.borrow(), "bbr");
+    }
+
     #[test]
     fn what_was_lost_before_or_with_the_change_does_not_count() {
         let (paced, kernel) = (Paced::default(), Fake::new("bbr", ALL));
