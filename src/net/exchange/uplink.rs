@@ -13,7 +13,9 @@
 //!
 //! Not everything that is late stood in our queue: a radio link, or a machine that is short of processors, delays for a moment
 //! whatever comes. That looks like a queue which grows faster than anything we send could make it, so it is told apart; the longer
-//! such moments are, the longer is the queue that is aimed at, since whoever is late lets a shorter one run dry.
+//! such moments are, the longer is the queue that is aimed at, since whoever is late lets a shorter one run dry. Yet where
+//! packets are lost a queue is full, however fast it grew: connections that waited for something lost send all at once what
+//! they hold.
 //!
 //! Nobody waits until several links have been busy for a while, while one link alone sends (its connection knows
 //! best), or where the way out is so fast that a timer is too coarse.
@@ -71,6 +73,8 @@ const LUMP: f64 = 16e3;
 const LATELY: f64 = 2.0;
 /// One epoch counts as so late at the most, in seconds.
 const LATEST: f64 = 0.1;
+/// So long after something was lost all that is told of is taken for a queue.
+const OVERFLOWS: Duration = Duration::from_secs(3);
 /// A link sends if it did within this.
 const ACTIVE: Duration = Duration::from_millis(500);
 /// How long the least delay is remembered, half of it.
@@ -151,6 +155,9 @@ pub struct Uplink {
     told: f64,
     believed: f64,
     late: f64,
+    /// Packets that were lost, and when that was seen last.
+    lost: u64,
+    lost_at: Option<Instant>,
     aged_at: Instant,
     several_at: Instant,
 }
@@ -174,6 +181,8 @@ impl Uplink {
             told: 0.0,
             believed: 0.0,
             late: 0.0,
+            lost: 0,
+            lost_at: None,
             aged_at: now,
             several_at: now,
         }
@@ -278,14 +287,24 @@ impl Uplink {
             (self.late, self.believed) = (0.0, told);
             return told;
         }
+        let overflows = self.overflows();
         let (took, lump) = (took.as_secs_f64(), LUMP / self.capacity);
         let most = GROWS * took;
-        let more = (told - before - most - 2.0 * lump).clamp(0.0, LATEST);
+        let more = if overflows { 0.0 } else { (told - before - most - 2.0 * lump).clamp(0.0, LATEST) };
         self.late += (more - self.late) * (took / LATELY).min(1.0);
+        if overflows {
+            self.believed = told;
+            return told;
+        }
         // Where nobody is late a lump more is one.
         let lumps = if self.late < lump / 2.0 { lump } else { 0.0 };
         self.believed = told.min(self.believed + most + lumps);
         self.believed
+    }
+
+    /// Whether something was lost lately.
+    fn overflows(&self) -> bool {
+        self.lost_at.is_some_and(|t| self.epoch_at.saturating_duration_since(t) < OVERFLOWS)
     }
 
     /// The queue that is aimed at, in seconds.
@@ -312,6 +331,10 @@ impl Uplink {
         if now.saturating_duration_since(self.aged_at) >= MEMORY {
             self.aged_at = now;
             self.paths.values_mut().for_each(|p| p.receipts.grow_older());
+        }
+        let lost = self.paced.lost();
+        if std::mem::replace(&mut self.lost, lost) != lost {
+            self.lost_at = Some(now);
         }
         let queue = self.queue(now).map(|told| self.believe(told, took));
         let several = self.several(now);

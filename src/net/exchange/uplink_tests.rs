@@ -57,6 +57,8 @@ struct World {
     busy: f64,
     /// What arrives is passed on late now and then, by this at the most.
     late: f64,
+    /// Who finds a longer queue on the way out, in seconds, loses a packet, which is sent again at once.
+    overflows: f64,
 }
 
 const WAY: f64 = 0.010;
@@ -93,6 +95,7 @@ impl World {
             pause: (0.0, 0.0),
             busy: 1.0,
             late: 0.0,
+            overflows: f64::MAX,
         }
     }
 
@@ -169,6 +172,7 @@ impl World {
         if !r.near {
             self.free_at = out;
         }
+        self.paced.lose(u32::from(out - leaves > self.overflows));
         let arrives = r.free_at.max(out) + PIECE as f64 / r.rate;
         r.free_at = arrives;
         let arrives = self.passed_on(arrives + WAY);
@@ -296,6 +300,21 @@ fn lateness_that_nothing_sent_could_make_slows_nobody_down() {
             assert!(rate > 0.96 * 2e6 && queue < 0.05, "{late} {links}: {rate} {queue}");
         }
     }
+}
+
+/// A connection that had waited for something lost sent at once what it held. The queue that this made was taken for
+/// lateness for a second, in which more was lost.
+#[test]
+fn a_queue_that_overflows_is_believed_however_fast_it_grew() {
+    let after = |overflows: f64| {
+        let mut w = World::new(&[(0.0, 2e6), (12.0, 700e3), (12.1, 2e6)], &[QUICK; 8]);
+        w.overflows = overflows;
+        w.run(25.0);
+        assert!(w.queue(12.1, 12.3) > 0.15 && w.rate(13.0, 25.0, |_| true) > 0.96 * 2e6);
+        w.queue(12.8, 13.1)
+    };
+    let (lost, not) = (after(0.1), after(f64::MAX));
+    assert!(lost < 0.06 && not > 2.0 * lost, "{lost} where something was lost, {not} where nothing was");
 }
 
 /// Of eight leechers some had measured their way out at two thirds, as there was little to send at first, and were held

@@ -6,12 +6,14 @@
 //! and search together, and what leaves the machine halves for that long. So while there is a pace the kernel is asked for
 //! what merely slows down when something is lost. Who loses more than a little gets BBR back for good: such a path is what BBR is
 //! for. A system that uses something else by itself is left alone.
+//!
+//! While there is a pace, whoever keeps it is told what is lost: that is what a full queue does, and no lateness.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use libp2p::tcp::tokio::TcpStream;
+use super::socket::Socket;
 
 const SEARCHES: &str = "bbr";
 /// What is used instead, the first that the system allows; without privileges that may be the last alone.
@@ -23,18 +25,34 @@ const PACKET: u64 = 1_500;
 const ONE_IN: u64 = 1_000;
 const FEW: u64 = 3;
 
-/// Whether the links share a pace: from who keeps it to all connections.
+/// Whether the links share a pace: from who keeps it to all connections. And back, what they lost while there was one.
 #[derive(Clone, Debug, Default)]
-pub struct Paced(Arc<AtomicBool>);
+pub struct Paced(Arc<Shared>);
+
+// Each of them stands for itself: nothing else is read because of it.
+#[derive(Debug, Default)]
+struct Shared {
+    paced: AtomicBool,
+    lost: AtomicU64,
+}
 
 impl Paced {
     pub fn set(&self, paced: bool) {
-        // It stands for itself: nothing else is read because of it.
-        self.0.store(paced, Ordering::Relaxed);
+        self.0.paced.store(paced, Ordering::Relaxed);
     }
 
     pub fn get(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.paced.load(Ordering::Relaxed)
+    }
+
+    /// So many packets more were sent again.
+    pub fn lose(&self, packets: u32) {
+        self.0.lost.fetch_add(u64::from(packets), Ordering::Relaxed);
+    }
+
+    /// Packets that were sent again so far.
+    pub fn lost(&self) -> u64 {
+        self.0.lost.load(Ordering::Relaxed)
     }
 }
 
@@ -59,8 +77,8 @@ pub trait Kernel {
 enum State {
     /// As the system made it.
     Own,
-    /// No search, since `sent` bytes and `resent` packets; the next look is after `look` bytes.
-    Plain { sent: u64, resent: u32, look: u64 },
+    /// No search, since `sent` bytes and `resent` packets.
+    Plain { sent: u64, resent: u32 },
     /// Nothing is changed any more.
     Settled,
 }
@@ -71,42 +89,61 @@ pub struct Congestion {
     paced: Paced,
     sent: u64,
     state: State,
+    /// How many packets had been sent again when it was looked last, and how many bytes sent when it is looked next.
+    resent: Option<u32>,
+    look: u64,
 }
 
 impl Congestion {
     pub fn new(paced: Paced) -> Congestion {
-        Congestion { paced, sent: 0, state: State::Own }
+        Congestion { paced, sent: 0, state: State::Own, resent: None, look: 0 }
+    }
+
+    pub fn paced(&self) -> bool {
+        self.paced.get()
     }
 
     /// So many bytes more were handed to the kernel.
     pub fn sent(&mut self, bytes: usize, kernel: &impl Kernel) {
         self.sent = self.sent.saturating_add(bytes as u64);
-        self.state = match (self.state, self.paced.get()) {
-            (State::Own, true) => self.calm(kernel),
-            (State::Plain { .. }, false) => search(kernel, State::Own),
-            (State::Plain { sent, resent, look }, true) if self.sent >= look => {
-                self.look(kernel, sent, resent)
+        if !self.paced.get() {
+            self.resent = None;
+            if let State::Plain { .. } = self.state {
+                self.state = search(kernel, State::Own);
             }
-            (state, _) => state,
+        } else if self.sent >= self.look || self.resent.is_none() {
+            self.look = self.sent.saturating_add(LOOK);
+            match kernel.resent() {
+                Ok(resent) => self.looked(kernel, resent),
+                Err(_) => self.state = State::Settled,
+            }
+        }
+    }
+
+    fn looked(&mut self, kernel: &impl Kernel, resent: u32) {
+        if let Some(before) = self.resent.replace(resent) {
+            self.paced.lose(resent.wrapping_sub(before));
+        }
+        self.state = match self.state {
+            State::Own => self.calm(kernel, resent),
+            State::Plain { sent, resent: before } => {
+                let lost = u64::from(resent.wrapping_sub(before));
+                match lost > FEW && lost.saturating_mul(PACKET * ONE_IN) > self.sent - sent {
+                    true => search(kernel, State::Settled),
+                    false => self.state,
+                }
+            }
+            State::Settled => State::Settled,
         };
     }
 
-    fn calm(&self, kernel: &impl Kernel) -> State {
+    fn calm(&self, kernel: &impl Kernel, resent: u32) -> State {
         let searches = kernel.control().is_ok_and(|name| name == SEARCHES);
-        let Ok(resent) = kernel.resent() else { return State::Settled };
         if searches && PLAIN.iter().any(|name| kernel.set_control(name).is_ok()) {
-            State::Plain { sent: self.sent, resent, look: self.sent.saturating_add(LOOK) }
+            State::Plain { sent: self.sent, resent }
         } else {
             State::Settled
         }
-    }
-
-    fn look(&self, kernel: &impl Kernel, sent: u64, resent: u32) -> State {
-        let lost = kernel.resent().map_or(0, |now| u64::from(now.wrapping_sub(resent)));
-        if lost > FEW && lost.saturating_mul(PACKET * ONE_IN) > self.sent - sent {
-            return search(kernel, State::Settled);
-        }
-        State::Plain { sent, resent, look: self.sent.saturating_add(LOOK) }
     }
 }
 
@@ -139,23 +176,39 @@ mod linux {
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-impl Kernel for TcpStream {
+impl Kernel for Socket {
     fn control(&self) -> io::Result<String> {
-        let name = socket2::SockRef::from(&self.0).tcp_congestion()?;
+        let name = socket2::SockRef::from(&self.fd()?).tcp_congestion()?;
         Ok(String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned())
     }
 
     fn set_control(&self, name: &str) -> io::Result<()> {
-        socket2::SockRef::from(&self.0).set_tcp_congestion(name.as_bytes())
+        socket2::SockRef::from(&self.fd()?).set_tcp_congestion(name.as_bytes())
     }
 
     fn resent(&self) -> io::Result<u32> {
-        Ok(nix::sys::socket::getsockopt(&self.0, linux::Info)?[linux::TOTAL_RETRANS])
+        Ok(nix::sys::socket::getsockopt(&self.fd()?, linux::Info)?[linux::TOTAL_RETRANS])
     }
 }
 
+/// `tcpi_segs_out`, which is not told of by every kernel.
+#[cfg(all(test, target_os = "linux"))]
+pub fn packets_sent(socket: &Socket) -> u32 {
+    const AT: usize = 34;
+    nix::getsockopt_impl!(
+        Longer,
+        libc::IPPROTO_TCP,
+        libc::TCP_INFO,
+        [u32; AT + 1],
+        nix::sys::socket::sockopt::GetStruct<[u32; AT + 1]>
+    );
+    #[derive(Clone, Copy, Debug)]
+    struct Longer;
+    nix::sys::socket::getsockopt(&socket.fd().unwrap(), Longer).unwrap()[AT]
+}
+
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-impl Kernel for TcpStream {
+impl Kernel for Socket {
     fn control(&self) -> io::Result<String> {
         Err(io::ErrorKind::Unsupported.into())
     }
@@ -275,17 +328,33 @@ mod tests {
         assert_eq!(*kernel.control.borrow(), "cubic");
     }
 
+    #[test]
+    fn what_is_lost_while_there_is_a_pace_is_told_whatever_the_control() {
+        for (own, allowed) in [("bbr", ALL), ("bbr", &["bbr"][..]), ("cubic", ALL)] {
+            let (paced, kernel) = (Paced::default(), Fake::new(own, allowed));
+            let mut both = [Congestion::new(paced.clone()), Congestion::new(paced.clone())];
+            for (pace, all) in [(false, 0), (true, 28), (false, 28), (true, 56)] {
+                paced.set(pace);
+                both.iter_mut().for_each(|one| one.sent(1_000, &kernel));
+                kernel.resent.set(kernel.resent.get() + 14);
+                both.iter_mut().for_each(|one| one.sent(LOOK as usize, &kernel));
+                assert_eq!(paced.lost(), all, "{own}, paced: {pace}");
+            }
+        }
+    }
+
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn the_kernel_is_asked_for_what_it_has() {
         use futures::AsyncWriteExt;
+        use libp2p::tcp::tokio::TcpStream;
 
         use super::super::lean::Lean;
 
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let dialled =
-            TcpStream(tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
-        let (_reader, _) = listener.accept().await.unwrap();
+        let dial =
+            async || TcpStream(tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+        let dialled = Socket::new(dial().await);
         assert_eq!(dialled.resent().unwrap(), 0, "nothing is lost on loopback");
         assert_eq!(std::mem::offset_of!(libc::tcp_info, tcpi_total_retrans), 4 * linux::TOTAL_RETRANS);
         if dialled.set_control(SEARCHES).is_err() {
@@ -293,7 +362,7 @@ mod tests {
             return;
         }
         let paced = Paced::default();
-        let mut socket = Lean::new(dialled, paced.clone());
+        let mut socket = Lean::new(dial().await, paced.clone());
         for (pace, is) in [(false, true), (true, false), (false, true)] {
             paced.set(pace);
             socket.write_all(&[1]).await.unwrap();

@@ -19,6 +19,7 @@ use futures::{AsyncRead, AsyncWrite};
 use libp2p::tcp::tokio::TcpStream;
 
 use super::congestion::{Congestion, Paced};
+use super::socket::Socket;
 
 /// How long what a socket holds beyond what is under way may take to leave.
 const HOLD: Duration = Duration::from_millis(12);
@@ -72,13 +73,14 @@ impl Limit {
 /// A socket and its limit; a system that has none keeps what it does.
 #[derive(Debug)]
 pub struct Lean {
-    socket: TcpStream,
+    socket: Socket,
     limit: Limit,
     congestion: Congestion,
 }
 
 impl Lean {
     pub fn new(socket: TcpStream, paced: Paced) -> Lean {
+        let socket = Socket::new(socket);
         set(&socket, LEAST);
         Lean { socket, limit: Limit::new(Instant::now()), congestion: Congestion::new(paced) }
     }
@@ -95,6 +97,32 @@ impl Lean {
         super::congestion::Kernel::control(&self.socket)
     }
 
+    #[cfg(all(test, target_os = "linux"))]
+    pub fn packets_sent(&self) -> u32 {
+        super::congestion::packets_sent(&self.socket)
+    }
+
+    /// Whether the links share a pace.
+    pub fn paced(&self) -> bool {
+        self.congestion.paced()
+    }
+
+    /// See [`Socket::sleep`].
+    ///
+    /// # Errors
+    /// The socket is lost.
+    pub fn sleep(&mut self) -> io::Result<bool> {
+        self.socket.sleep()
+    }
+
+    /// See [`Socket::wake`].
+    ///
+    /// # Errors
+    /// The socket is lost.
+    pub fn wake(&mut self) -> io::Result<()> {
+        self.socket.wake()
+    }
+
     /// Who waits to read is woken when so many bytes are there, or no more will come.
     pub fn wake_for(&self, bytes: usize) {
         wake_for(&self.socket, bytes);
@@ -102,14 +130,15 @@ impl Lean {
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn set(socket: &TcpStream, limit: u32) {
-    if let Err(e) = socket2::SockRef::from(&socket.0).set_tcp_notsent_lowat(limit) {
+fn set(socket: &Socket, limit: u32) {
+    let set = socket.fd().and_then(|fd| socket2::SockRef::from(&fd).set_tcp_notsent_lowat(limit));
+    if let Err(e) = set {
         tracing::debug!("a connection without a limit on what the kernel holds unsent: {e}");
     }
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn set(_: &TcpStream, _: u32) {}
+fn set(_: &Socket, _: u32) {}
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod kernel {
@@ -127,15 +156,16 @@ mod kernel {
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn wake_for(socket: &TcpStream, bytes: usize) {
+fn wake_for(socket: &Socket, bytes: usize) {
     let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
-    if let Err(e) = nix::sys::socket::setsockopt(&socket.0, kernel::LeastToRead, &bytes) {
+    let set = |fd| Ok(nix::sys::socket::setsockopt(&fd, kernel::LeastToRead, &bytes)?);
+    if let Err(e) = socket.fd().and_then(set) {
         tracing::debug!("a connection that each packet wakes: {e}");
     }
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn wake_for(_: &TcpStream, _: usize) {}
+fn wake_for(_: &Socket, _: usize) {}
 
 impl AsyncRead for Lean {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
@@ -239,7 +269,7 @@ mod tests {
         let (mut reader, _) = listener.accept().await.unwrap();
         tokio::spawn(async move { tokio::io::copy(&mut reader, &mut tokio::io::sink()).await });
         let mut socket = Lean::new(TcpStream(dialled), Paced::default());
-        let set = |s: &Lean| socket2::SockRef::from(&s.socket.0).tcp_notsent_lowat().unwrap();
+        let set = |s: &Lean| socket2::SockRef::from(&s.socket.fd().unwrap()).tcp_notsent_lowat().unwrap();
         assert_eq!(set(&socket), LEAST);
         // 6 MB/s are enough, which any loopback has.
         let end = Instant::now() + Duration::from_secs(60);

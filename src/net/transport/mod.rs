@@ -8,7 +8,9 @@ mod frames;
 mod lean;
 mod muxer;
 mod records;
+mod rest;
 mod security;
+mod socket;
 mod tls;
 mod whole;
 

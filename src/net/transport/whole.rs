@@ -5,17 +5,26 @@
 //! kernel is told how much is missing, and wakes nobody before that is there (`SO_RCVLOWAT`, which on Linux a poll heeds
 //! too). While much comes at once it is told nothing, and where it cannot be told each packet wakes.
 //!
+//! As long as less is there than it is told, Linux acknowledges each two packets at once (`__tcp_ack_snd_check`). Of a full
+//! way out that is a fiftieth for what comes at the same rate. So while the links share a pace the kernel is told nothing for as
+//! long as a record takes (`rest.rs`), nobody is woken, and who reads then acknowledges all of it in one packet.
+//!
 //! What comes before TLS, by which it is chosen, is multistream-select's: messages that begin with their length, in
 //! one byte while it is below 128, and a name (<https://github.com/multiformats/multistream-select>). A record: a byte for its kind, two
 //! for the version, of which the first is 3, two for the length of what follows (RFC 8446, 5.1 and 5.2).
 
+use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use futures::{AsyncRead, AsyncWrite};
 
+use tokio::time::{Sleep, sleep_until};
+
 use super::lean::Lean;
+use super::rest::Rest;
 
 const HEADER: usize = 5;
 /// The longest record that may come, without its header, and the kinds that there are.
@@ -87,43 +96,117 @@ impl Place {
 pub struct Whole {
     inner: Lean,
     place: Place,
-    /// How many bytes are waited for.
+    /// How many bytes the kernel waits for, and how many are rested for.
     least: usize,
+    rests_for: usize,
     /// What came since nothing was there the last time, and whether that was little.
     came: usize,
     slow: bool,
+    rest: Rest,
+    /// Until then nobody looks, while `resting`.
+    timer: Option<Pin<Box<Sleep>>>,
+    resting: bool,
+    /// Whoever reads was woken by what came.
+    woken: bool,
 }
 
 impl Whole {
     pub fn new(inner: Lean) -> Whole {
-        Whole { inner, place: Place::default(), least: 1, came: 0, slow: false }
+        Whole {
+            inner,
+            place: Place::default(),
+            least: 1,
+            rests_for: 0,
+            came: 0,
+            slow: false,
+            rest: Rest::default(),
+            timer: None,
+            resting: false,
+            woken: true,
+        }
+    }
+
+    fn saw(&mut self, bytes: &[u8]) {
+        let whole = bytes.len() >= self.place.left;
+        self.place.saw(bytes);
+        self.came += bytes.len();
+        if whole {
+            self.rest.is_whole(self.woken, Instant::now());
+        }
     }
 
     /// Nothing is there at the moment.
     fn ran_dry(&mut self) {
         if self.came > 0 {
-            self.slow = self.came < self.least + MUCH;
-            self.came = 0;
+            self.slow = self.came < self.least.max(self.rests_for) + MUCH;
+            (self.came, self.rests_for) = (0, 0);
         }
-        let least = if self.slow { self.place.missing() } else { 1 };
+    }
+
+    /// Tells the kernel what is waited for.
+    fn wait(&mut self, least: usize) {
         if least != self.least {
             self.least = least;
             self.inner.wake_for(least);
         }
     }
+
+    /// When to look for the rest of a record, if it takes a while to come.
+    fn look_at(&mut self) -> Option<Instant> {
+        let missing = self.place.missing();
+        let slow = missing > 1 && self.slow && self.inner.paced();
+        slow.then(|| self.rest.look_at(missing, Instant::now())).flatten()
+    }
+
+    /// Looks away until then, if that can be done.
+    ///
+    /// # Errors
+    /// The socket is lost.
+    fn look_away(&mut self, until: Instant) -> io::Result<()> {
+        if !self.inner.sleep()? {
+            return Ok(());
+        }
+        self.wait(1);
+        self.rests_for = self.place.missing();
+        self.resting = true;
+        match &mut self.timer {
+            Some(timer) => timer.as_mut().reset(until.into()),
+            None => self.timer = Some(Box::pin(sleep_until(until.into()))),
+        }
+        Ok(())
+    }
 }
 
 impl AsyncRead for Whole {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        let this = &mut *self;
+        if this.resting {
+            if let Some(timer) = &mut this.timer {
+                ready!(timer.as_mut().poll(cx));
+            }
+            this.resting = false;
+            this.woken = false;
+        }
+        let read = Pin::new(&mut this.inner).poll_read(cx, buf);
         match &read {
             Poll::Ready(Ok(n)) => {
-                self.place.saw(&buf[..*n]);
-                self.came += n;
+                this.saw(&buf[..*n]);
+                if *n < buf.len() {
+                    this.ran_dry();
+                    // A socket that is lost says so when it is read again: first what is here.
+                    let _ = match this.look_at() {
+                        Some(until) => this.look_away(until),
+                        None => this.inner.wake(),
+                    };
+                }
             }
             Poll::Ready(Err(_)) => {}
-            // The kernel wakes at once if by now as much is there as it is told.
-            Poll::Pending => self.ran_dry(),
+            Poll::Pending => {
+                this.ran_dry();
+                this.woken = true;
+                // The kernel wakes at once if by now as much is there as it is told.
+                this.wait(if this.slow { this.place.missing() } else { 1 });
+            }
         }
         read
     }
@@ -212,12 +295,14 @@ mod tests {
         }
     }
 
-    async fn link() -> (TcpStream, Whole) {
+    async fn link(paced: bool) -> (TcpStream, Whole) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (peer, _) = listener.accept().await.unwrap();
         peer.set_nodelay(true).unwrap();
-        (peer, Whole::new(Lean::new(libp2p::tcp::tokio::TcpStream(dialled), Paced::default())))
+        let pace = Paced::default();
+        pace.set(paced);
+        (peer, Whole::new(Lean::new(libp2p::tcp::tokio::TcpStream(dialled), pace)))
     }
 
     /// A task that reads, and what comes of each read. It is told of in the same turn of the (one) thread in which the
@@ -262,7 +347,7 @@ mod tests {
 
     /// A link of which little has come at a time, at last the first 1,000 bytes of a record of 16 KiB.
     async fn slow() -> (TcpStream, Reads, Vec<u8>) {
-        let (mut peer, whole) = link().await;
+        let (mut peer, whole) = link(false).await;
         let mut reads = Reads::new(whole);
         let long = record(23, 16 << 10);
         for part in [&chosen()[..], &record(22, 1_000), &long[..1_000]] {
@@ -291,14 +376,55 @@ mod tests {
         let no_tls = [chosen(), record(23, 9_000), vec![77; 30_000]].concat();
         let cut_off = records[..records.len() - 3_000].to_vec();
         for all in [records, no_tls, cut_off, vec![255; 9_000]] {
-            for most in [500, 1_448, 5_000, 17_000] {
-                let (mut peer, whole) = link().await;
+            for (most, paced) in [500, 1_448, 5_000, 17_000].into_iter().flat_map(|m| [(m, false), (m, true)])
+            {
+                let (mut peer, whole) = link(paced).await;
                 let reads = Reads::new(whole);
                 trickle(&mut peer, &all, most).await;
                 drop(peer);
-                assert!(reads.all().await == all, "{} bytes in parts of {most}", all.len());
+                assert!(reads.all().await == all, "{} bytes in parts of {most}, paced: {paced}", all.len());
             }
         }
+    }
+
+    /// Of a full way out the acknowledgements of what came were a fiftieth: one for each two packets.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn while_there_is_a_pace_a_record_is_acknowledged_as_a_whole() {
+        const ROUND: usize = 20;
+        let (mut peer, mut whole) = link(true).await;
+        let long = record(23, 16 << 10);
+        peer.write_all(&[chosen(), record(22, 1_000)].concat()).await.unwrap();
+        let (tell, mut told) = mpsc::channel(10);
+        tokio::spawn(async move {
+            let (mut some, mut came, mut left) = (vec![0; 16 << 10], 0, chosen().len() + 1_005);
+            while let Ok(n @ 1..) = whole.read(&mut some).await {
+                came += n;
+                if came >= left {
+                    left += ROUND * (HEADER + (16 << 10));
+                    if tell.send(whole.inner.packets_sent()).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        let mut before = told.recv().await.unwrap();
+        // Where the machine is slow a round says nothing.
+        let rounds = async {
+            loop {
+                for _ in 0..ROUND {
+                    trickle(&mut peer, &long, 1_448).await;
+                }
+                let now = told.recv().await.unwrap();
+                if now - before <= 3 * ROUND as u32 {
+                    return;
+                }
+                before = now;
+            }
+        };
+        timeout(Duration::from_secs(60), rounds)
+            .await
+            .expect("more than three packets for a record, each time");
     }
 
     #[tokio::test]
@@ -325,7 +451,7 @@ mod tests {
 
     #[tokio::test]
     async fn where_much_comes_at_once_each_packet_wakes() {
-        let (mut peer, mut whole) = link().await;
+        let (mut peer, mut whole) = link(true).await;
         let all = [chosen(), record(23, 16 << 10).repeat(8)].concat();
         let mut some = vec![0; 64 << 10];
         let mut came = 0;
