@@ -35,13 +35,13 @@ impl NodeHandle {
     pub async fn start(cfg: NodeConfig) -> Result<NodeHandle, Failure> {
         let data_dir = cfg.data_dir.clone();
         let dir = data_dir.clone();
-        let keypair = blocking(move || identity::load_or_create(&dir).map_err(failed)).await?;
-        let dir = data_dir.clone();
-        // A new index has to reach the disk, which takes as long as starting the network does: side by side.
+        // A new index and a new key have to reach the disk, and that takes as long as starting the network does: side by side.
         let store = tokio::spawn(blocking(move || {
             FsStore::open(&dir, Options::default()).map(Arc::new).map_err(failed)
         }));
         let store = async { store.await.unwrap_or_else(|e| Err(failed(e))) };
+        let dir = data_dir.clone();
+        let keypair = blocking(move || identity::load_or_create(&dir).map_err(failed)).await?;
         let agent = format!("dunlin/{}", env!("CARGO_PKG_VERSION"));
         let peer_id = keypair.public().to_peer_id();
         if !cfg.network {
