@@ -108,7 +108,8 @@ fn would_block(done: &io::Result<usize>) -> bool {
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         if let Inner::Asleep(socket) = &self.inner {
-            let read = (&mut &*socket).read(buf);
+            let mut socket = socket;
+            let read = socket.read(buf);
             if !would_block(&read) {
                 return Poll::Ready(read);
             }

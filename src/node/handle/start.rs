@@ -41,7 +41,13 @@ impl NodeHandle {
         }));
         let store = async { store.await.unwrap_or_else(|e| Err(failed(e))) };
         let dir = data_dir.clone();
-        let keypair = blocking(move || identity::load_or_create(&dir).map_err(failed)).await?;
+        let keypair = match blocking(move || identity::load_or_create(&dir).map_err(failed)).await {
+            Ok(keypair) => keypair,
+            Err(e) => {
+                let _ = store.await;
+                return Err(e);
+            }
+        };
         let agent = format!("dunlin/{}", env!("CARGO_PKG_VERSION"));
         let peer_id = keypair.public().to_peer_id();
         if !cfg.network {
@@ -75,10 +81,11 @@ impl NodeHandle {
                 net::start(net_config, events_tx, inbound_tx).await
             }
             started => started,
-        }
-        .map_err(failed)?;
+        };
+        // Also where that failed: whoever tries again is not to find the index open.
+        let store = store.await;
+        let (net, store) = (net.map_err(failed)?, store?);
         let listen = net.listen.iter().map(|a| a.clone().with(Protocol::P2p(peer_id)).to_string()).collect();
-        let store = store.await?;
         let (limits, book, paused) = remembered(&store, &cfg).await?;
         let (calls, calls_rx) = mpsc::channel(CALLS);
         let wiring = Wiring {
@@ -263,5 +270,22 @@ mod tests {
         let at = node.identity().listen.remove(0);
         assert!(at.starts_with("/ip4/127.0.0.1/tcp/") && !at.contains(&format!("/tcp/{port}/")), "{at}");
         node.shutdown().await;
+    }
+
+    /// The index is opened beside the key and the network, and was still open when either had failed.
+    #[tokio::test]
+    async fn who_was_refused_can_try_again_at_once() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let listen: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap();
+        for any_port in [false, true] {
+            // A new index takes longest.
+            let dir = tempfile::tempdir().unwrap();
+            if any_port {
+                std::fs::write(dir.path().join("identity.key"), "garbage").unwrap();
+            }
+            assert!(NodeHandle::start(config(dir.path(), &listen, any_port)).await.is_err());
+            FsStore::open(dir.path(), Options::default()).unwrap();
+        }
     }
 }
