@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::{PeerId, Stream};
 use tokio::sync::mpsc;
 
@@ -149,7 +149,11 @@ pub async fn write_control(_: Context, stream: Stream, mut queue: mpsc::Receiver
 }
 
 /// Writes answers, each header before its blocks, until the last sender is dropped or the stream ends.
-pub async fn write_data(context: Context, stream: Stream, mut queue: mpsc::Receiver<Outgoing>) -> End {
+pub async fn write_data(
+    context: Context,
+    stream: impl AsyncRead + AsyncWrite,
+    mut queue: mpsc::Receiver<Outgoing>,
+) -> End {
     let (reader, mut stream) = stream.split();
     let write = async move {
         let (mut head, mut pace, mut last) = (Vec::new(), Pace::default(), Instant::now());
@@ -175,6 +179,7 @@ pub async fn write_data(context: Context, stream: Stream, mut queue: mpsc::Recei
             last = Instant::now();
             if queue.is_empty() {
                 stream.flush().await?;
+                context.uplink().rests(context.link);
             }
             let (peer, link) = (context.peer, context.link);
             context.inbound.send(Inbound::Sent { peer, link, message, body }).await?;
@@ -342,4 +347,58 @@ async fn read_body(
         r.bytes += filled as u64;
     }
     Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use cid::Cid;
+    use tokio::io::AsyncReadExt;
+    use tokio_util::compat::TokioAsyncReadCompatExt;
+
+    use super::*;
+    use crate::net::transport::Paced;
+    use crate::units::ChunkIndex;
+
+    const CHUNK: usize = 256 << 10;
+
+    async fn soon<T>(what: impl Future<Output = T>) -> T {
+        tokio::time::timeout(Duration::from_secs(60), what).await.unwrap()
+    }
+
+    /// Who stopped writing since its connection took no more has not paused; who has nothing to write has (`uplink.rs`).
+    #[tokio::test]
+    async fn a_link_rests_when_what_it_had_to_send_is_written_and_not_before() {
+        let (ours, mut theirs) = tokio::io::duplex(CHUNK / 2);
+        let (inbound, mut news) = mpsc::channel(1);
+        let (control, _control) = mpsc::channel(1);
+        let uplink = Arc::new(Mutex::new(Uplink::new(Instant::now(), Paced::default())));
+        let context = Context {
+            peer: PeerId::random(),
+            link: 7,
+            inbound,
+            pool: BufPool::new(1),
+            uplink: Arc::clone(&uplink),
+            control: control.downgrade(),
+        };
+        let writes = || uplink.lock().unwrap().writes(7);
+        let (send, queue) = mpsc::channel(2);
+        let writer = tokio::spawn(write_data(context, ours.compat(), queue));
+        for _ in 0..3 {
+            assert!(!writes());
+            let (root, index) = (Cid::default(), ChunkIndex::new(0).unwrap());
+            let message = Message::Chunk { root, index, block_lens: vec![CHUNK as u32] };
+            send.send(Outgoing { message, body: vec![1; CHUNK] }).await.unwrap();
+            // The other half fits nowhere until this one is read.
+            soon(theirs.read_exact(&mut vec![0; 1_000])).await.unwrap();
+            assert!(writes());
+            let mut rest = vec![0; CHUNK];
+            let sent = tokio::select! {
+                sent = soon(news.recv()) => sent.unwrap(),
+                never = async { while soon(theirs.read(&mut rest)).await.is_ok() {} } => unreachable!("{never:?}"),
+            };
+            assert!(matches!(sent, Inbound::Sent { link: 7, .. }));
+        }
+        drop(send);
+        assert!(matches!(soon(writer).await.unwrap(), End::Finished));
+    }
 }

@@ -35,8 +35,8 @@ const EPOCH: Duration = Duration::from_millis(100);
 /// So many epochs, in most of which a queue stood, go before the way out is measured; and the least that came in one of
 /// them is no less than this of the most: it was busy, and all the time.
 const BUSY: (usize, f64) = (10, 0.5);
-/// Whose turns are so far apart had nothing to send in between: what comes then is what was asked for, and not what the
-/// way out carries.
+/// Where turns are so far apart, and nobody was held up by a connection, there was nothing to send in between: what comes then
+/// is what was asked for, and not what the way out carries.
 const PAUSED: Duration = Duration::from_millis(300);
 /// How long until what was sent is known to have come.
 const BACK: Duration = Duration::from_millis(600);
@@ -95,6 +95,8 @@ const FORGET: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 struct Path {
     sent_at: Option<Instant>,
+    /// What it had a turn for is not all written yet.
+    writes: bool,
     /// It says what has come.
     answers: bool,
     receipts: Receipts,
@@ -212,11 +214,24 @@ impl Uplink {
         self.waiting.retain(|l| *l != link);
     }
 
+    /// This link has written what it had a turn for, and nothing else waits to be sent on it.
+    pub fn rests(&mut self, link: u64) {
+        if let Some(path) = self.paths.get_mut(&link) {
+            path.writes = false;
+        }
+    }
+
+    #[cfg(test)]
+    pub fn writes(&self, link: u64) -> bool {
+        self.paths.get(&link).is_some_and(|p| p.writes)
+    }
+
     /// So many bytes of this link want to go.
     pub fn turn(&mut self, link: u64, bytes: usize, now: Instant) -> Turn {
         self.think(now);
         let path = self.paths.entry(link).or_default();
         path.sent_at = Some(now);
+        path.writes = true;
         let answers = path.answers;
         let mut at = now;
         if answers && self.phase != Phase::Free && self.several(now) {
@@ -343,7 +358,8 @@ impl Uplink {
         } else if now.saturating_duration_since(self.several_at) > FORGET {
             self.phase = Phase::Free;
         }
-        if self.phase == Phase::Free && (!several || took > PAUSED) {
+        let held_up = self.paths.values().filter(|p| p.answers && p.writes).count() >= 2;
+        if self.phase == Phase::Free && (!several || took > PAUSED && !held_up) {
             self.epochs.clear();
         }
         let held = self.held[0] && self.held[1];
@@ -408,6 +424,9 @@ impl Uplink {
                         _ => LASTING.2 * off.clamp(-1.0, 0.0),
                     };
                     self.capacity *= 1.0 + lasting * took;
+                    if side > 0 {
+                        self.capacity = self.capacity.max(self.carried());
+                    }
                 }
                 if side <= 0 || long < SHY {
                     self.bound(ABOVE.0);
@@ -434,6 +453,13 @@ impl Uplink {
         let (least, most) = (*came.first()?, *came.last()?);
         let busy = came.len() >= BUSY.0 && 2 * stood > BUSY.0 && least >= most * BUSY.1;
         came.get(came.len() * 3 / 4).copied().filter(|_| busy)
+    }
+
+    /// What the way out is known to carry, bytes a second: it did in three quarters of the last epochs.
+    fn carried(&self) -> f64 {
+        let mut came: Vec<f64> = self.epochs.iter().rev().take(LEAST_OF).map(|e| e.came).collect();
+        came.sort_unstable_by(f64::total_cmp);
+        came.get(came.len() / 4).copied().unwrap_or(0.0)
     }
 
     /// Whether less is sent than the way out carries: there is no queue again and again, and seldom a long one.

@@ -55,6 +55,8 @@ struct World {
     pause: (f64, f64),
     /// Of each second only so much is written in.
     busy: f64,
+    /// Nobody writes then since connections take no more, and not for want of something to send.
+    held_up: bool,
     /// What arrives is passed on late now and then, by this at the most.
     late: f64,
     /// Who finds a longer queue on the way out, in seconds, loses a packet, which is sent again at once.
@@ -94,6 +96,7 @@ impl World {
             ends: None,
             pause: (0.0, 0.0),
             busy: 1.0,
+            held_up: false,
             late: 0.0,
             overflows: f64::MAX,
         }
@@ -137,11 +140,16 @@ impl World {
         if self.ends == Some(link) {
             return self.uplink.leave_line(link as u64);
         }
-        if (self.pause.0..self.pause.1).contains(&now) {
-            return self.at(self.pause.1, Next::Write(link));
-        }
-        if now.fract() > self.busy {
-            return self.at(now.ceil(), Next::Write(link));
+        let goes_on = match now {
+            _ if (self.pause.0..self.pause.1).contains(&now) => self.pause.1,
+            _ if now.fract() > self.busy => now.ceil(),
+            _ => now,
+        };
+        if goes_on > now {
+            if !self.held_up {
+                self.uplink.rests(link as u64);
+            }
+            return self.at(goes_on, Next::Write(link));
         }
         let r = &mut self.receivers[link];
         while r.under_way.front().is_some_and(|t| *t <= now) {
@@ -397,6 +405,32 @@ fn bursts_with_pauses_are_no_busy_way_out() {
     w.busy = 0.6;
     w.run(30.0);
     assert!(!w.waited);
+}
+
+/// Connections that waited for what was lost took nothing for a third of a second at a time. That was taken for a pause, and what
+/// the way out carries was measured after nine seconds in place of two.
+#[test]
+fn who_is_held_up_by_its_connection_has_not_paused() {
+    let mut w = World::new(&[(0.0, 2e6)], &[QUICK; 8]);
+    (w.busy, w.held_up) = (0.6, true);
+    w.run(6.0);
+    assert!(w.waited);
+}
+
+/// The way out was measured while there was little to send, and a moment's lateness ended the growth: with a fifth less than it
+/// carries three seconds went by without a queue, and the pace was given up as that of another way out.
+#[test]
+fn nobody_is_held_to_less_than_what_came() {
+    let mut w = World::new(&[(0.0, 2e6)], &[QUICK; 4]);
+    (w.pause, w.held_up) = ((1.0, 1.8), true);
+    w.receivers.iter_mut().for_each(|r| r.lies = |n| if (27..31).contains(&n) { 40_000 } else { 0 });
+    w.run(4.5);
+    for tenth in 45..120 {
+        w.run(f64::from(tenth) / 10.0);
+        assert!(w.paced.get(), "after {tenth} tenths of a second");
+    }
+    let rate = w.rate(4.0, 6.0, |_| true) / 2e6;
+    assert!(rate > 0.95, "{rate}");
 }
 
 /// All that waited asked again when the first of them was due: with eight of them six times for each piece.
