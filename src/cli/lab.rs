@@ -9,6 +9,10 @@ use crate::node::api::Failure;
 
 /// `json`: the global flag, wherever it stood.
 pub fn run(mut args: LabArgs, json: bool) -> Result<()> {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    if args.command.simulates() {
+        super::pages::start_with_huge();
+    }
     args.json |= json;
     match run_lab(&args, &mut io::stdout().lock()) {
         Ok(()) => Ok(()),

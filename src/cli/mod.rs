@@ -33,6 +33,8 @@ mod list;
 mod ls;
 mod malloc;
 mod output;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod pages;
 mod pardon;
 mod pause;
 mod peers;

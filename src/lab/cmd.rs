@@ -50,6 +50,19 @@ pub enum LabCommand {
     Check(CheckArgs),
 }
 
+impl LabCommand {
+    /// Whether whole swarms are simulated: that takes long, and much memory.
+    pub fn simulates(&self) -> bool {
+        match self {
+            LabCommand::Distribution(a) => a.simulate,
+            LabCommand::Ring(_) => false,
+            LabCommand::Swarm(_) | LabCommand::Fairness(_) | LabCommand::Churn(_) | LabCommand::Check(_) => {
+                true
+            }
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     /// Which promises: four-seeds, vanish, liars, heterogeneous, free-rider, newcomer, uniform,

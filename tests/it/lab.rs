@@ -1,10 +1,12 @@
 //! `dunlin lab`: the documents that checks outside the project rely upon, files, and mistakes.
 
 use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::home::{Done, Home};
+use crate::support::home::{Done, Home, LONG, Running};
 
 const SCENARIO: &str = r#"
 size = 8000000
@@ -176,4 +178,31 @@ fn mistakes_are_one_line_and_exit_code_two() {
         assert!(done.stderr.lines().count() == 1 && done.stderr.starts_with("dunlin: "), "{shown}");
         assert!(done.stderr.contains(word), "no {word:?} in {shown}");
     }
+}
+
+/// Without them a simulated swarm of a thousand takes a fifth longer.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn a_simulated_swarm_has_huge_pages_where_the_system_gives_them() {
+    let given = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+    if !given.is_ok_and(|text| text.contains("[madvise]")) {
+        println!("skipped: this system gives no huge pages, or to everybody");
+        return;
+    }
+    let home = Home::new();
+    let mut command = home.command(&["lab", "swarm", "--scenario", "flash-crowd"].map(Into::into));
+    command.env_remove("GLIBC_TUNABLES");
+    let mut swarm = Running::spawn(command);
+    // `hg`: huge pages were asked for, proc_pid_smaps(5).
+    let asked = |maps: &str| {
+        maps.lines().filter_map(|l| l.strip_prefix("VmFlags:")).any(|f| f.split(' ').any(|flag| flag == "hg"))
+    };
+    let maps = format!("/proc/{}/smaps", swarm.pid());
+    let until = Instant::now() + LONG;
+    while !fs::read_to_string(&maps).is_ok_and(|text| asked(&text)) {
+        assert!(!swarm.has_ended(), "{}", swarm.stderr());
+        assert!(Instant::now() < until, "no huge pages are asked for");
+        thread::sleep(Duration::from_millis(10));
+    }
+    swarm.kill();
 }
