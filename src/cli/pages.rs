@@ -1,8 +1,8 @@
 //! Pages of 2 MiB for the simulator.
 //!
 //! A simulated swarm goes through a hundred megabytes in no order, and with pages of 4 KiB the processor looks up where each of them
-//! lies first: up to a fifth of the time. Where the system gives huge pages to whoever asks for them, glibc does so if it is told to when the
-//! process starts, and not later (<https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html>,
+//! lies first: up to a fifth of the time. Where the system gives huge pages to whoever asks for them, glibc (2.35 and later) does so if it is told to when
+//! the process starts, and not afterwards (<https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html>,
 //! `glibc.malloc.hugetlb`). So the process starts itself again.
 
 use std::ffi::OsStr;
@@ -20,8 +20,8 @@ const GIVEN: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 pub fn start_with_huge() {
     let given = std::fs::read_to_string(GIVEN).is_ok_and(|text| text.contains("[madvise]"));
     if given && std::env::var_os(TUNABLES).is_none() {
-        let error = start_again();
-        tracing::debug!("no huge pages, since this cannot be started again: {error}");
+        // Without them it only takes longer, so why it cannot be started again is nothing to tell.
+        let _ = start_again();
     }
 }
 

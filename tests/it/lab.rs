@@ -1,12 +1,10 @@
 //! `dunlin lab`: the documents that checks outside the project rely upon, files, and mistakes.
 
 use std::fs;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::home::{Done, Home, LONG, Running};
+use crate::support::home::{Done, Home};
 
 const SCENARIO: &str = r#"
 size = 8000000
@@ -184,9 +182,23 @@ fn mistakes_are_one_line_and_exit_code_two() {
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
 fn a_simulated_swarm_has_huge_pages_where_the_system_gives_them() {
+    use std::process::Command;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use crate::support::home::{LONG, Running};
+
     let given = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
     if !given.is_ok_and(|text| text.contains("[madvise]")) {
         println!("skipped: this system gives no huge pages, or to everybody");
+        return;
+    }
+    let version = Command::new("getconf").arg("GNU_LIBC_VERSION").output();
+    let version =
+        version.map(|out| String::from_utf8_lossy(&out.stdout).trim().to_owned()).unwrap_or_default();
+    let minor = version.strip_prefix("glibc 2.").and_then(|minor| minor.parse::<u32>().ok());
+    if minor.is_none_or(|minor| minor < 35) {
+        println!("skipped: glibc 2.35 is needed, and here is {version:?}");
         return;
     }
     let home = Home::new();

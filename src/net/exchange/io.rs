@@ -394,7 +394,9 @@ mod tests {
             let mut rest = vec![0; CHUNK];
             let sent = tokio::select! {
                 sent = soon(news.recv()) => sent.unwrap(),
-                never = async { while soon(theirs.read(&mut rest)).await.is_ok() {} } => unreachable!("{never:?}"),
+                () = async { while soon(theirs.read(&mut rest)).await.unwrap() > 0 {} } => {
+                    unreachable!("the link has ended")
+                }
             };
             assert!(matches!(sent, Inbound::Sent { link: 7, .. }));
         }
