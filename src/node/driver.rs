@@ -5,8 +5,8 @@
 //! Nothing here blocks: disks and hashes are the worker threads' business, sockets the stream tasks'.
 //!
 //! This file has the loop and the bookkeeping; `inbound.rs` what peers say, `arriving.rs` the chunks that they
-//! send, `actions.rs` what the engine says, `fetching.rs` the life of a fetch, `stuck.rs` why one gets nowhere,
-//! `discovery.rs` whom to dial.
+//! send, `actions.rs` what the engine says, `holding.rs` what is held and served, `fetching.rs` the life of a fetch,
+//! `stuck.rs` why one gets nowhere, `discovery.rs` whom to dial, `checkpoints.rs` when what was written is made durable.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,17 +17,18 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::engine::event::{ContentEvent, Fault, PeerEvent, StoreResult};
+use crate::engine::event::{Fault, PeerEvent, StoreResult};
 use crate::engine::{Config, Engine};
 use crate::net::api::{Command, Event, Inbound, QueryId};
 use crate::store::Store;
-use crate::units::{ChunkIndex, ChunkRange, ContentKey, PeerKey, Time};
+use crate::units::{ContentKey, PeerKey};
 
 use super::api::Failure;
 pub(super) use super::call::Slow;
 pub use super::call::{Call, ContentView, FetchCall, Known, View};
+use super::checkpoints::Checkpoints;
 use super::clock::Clock;
-use super::contents::{Content, Contents, Counter, Stopped};
+use super::contents::{Contents, Counter, Stopped};
 use super::ledger::Book;
 use super::limits::Limits;
 use super::merging::Names;
@@ -38,12 +39,6 @@ use super::workers::{self, Copied, Done, Pool, ReadJob, WriterJob, Written};
 
 /// How often the driver looks after what has no event of its own.
 const TICK: Duration = Duration::from_millis(250);
-/// Written bytes after which a checkpoint is due before its time: with it, what a power cut costs at most.
-const CHECKPOINT_BYTES: u64 = 1 << 30;
-/// A sync beside a fast transfer takes a third of its speed.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
-/// A checkpoint takes at most one part in so many of the time, on a disk that is slow to sync.
-const CHECKPOINT_SHARE: u32 = 4;
 /// How long the network task may take to end.
 const NET_STOP: Duration = Duration::from_secs(5);
 /// Messages taken from one channel before the engine's answers are carried out.
@@ -112,11 +107,7 @@ pub struct Driver {
     pub(super) unsent: std::collections::VecDeque<Command>,
     pub(super) writers: Pool<WriterJob>,
     pub(super) readers: Pool<ReadJob>,
-    pub(super) dirty_bytes: u64,
-    checkpointing: bool,
-    last_checkpoint: Time,
-    /// How long the last one took: a busy disk is not asked for the next one at once.
-    checkpoint_took: Duration,
+    pub(super) checkpoints: Checkpoints,
 }
 
 impl Driver {
@@ -164,11 +155,7 @@ impl Driver {
             down: Counter::default(),
             up: Counter::default(),
             unsent: Default::default(),
-            // What an earlier process finished may not be synced yet.
-            dirty_bytes: 1,
-            checkpointing: false,
-            last_checkpoint: clock.now(),
-            checkpoint_took: Duration::ZERO,
+            checkpoints: Checkpoints::new(clock.now()),
         };
         Ok((driver, DriverInputs { calls: w.calls, events: w.events, inbound: w.inbound, done, slow }))
     }
@@ -356,8 +343,7 @@ impl Driver {
             Slow::Walked(walked) => self.walked(*walked),
             Slow::FirstNodes { key, nodes } => self.first_nodes_read(key, nodes),
             Slow::Checkpointed(result) => {
-                self.checkpointing = false;
-                self.checkpoint_took = self.clock.now().since(self.last_checkpoint);
+                self.checkpoints.ended(self.clock.now());
                 if let Err(e) = result {
                     tracing::error!("checkpoint failed: {e}");
                     // What could not be synced is held no longer.
@@ -372,12 +358,7 @@ impl Driver {
             Slow::Kept { result, ids } => self.kept(result, ids),
             Slow::Specs(read) => self.specs_read(read),
             Slow::Looked(looked) => self.looked(looked),
-            Slow::Withdrawn { key, have } => {
-                let Some(content) = self.contents.get(key) else { return };
-                let gone: Vec<ChunkRange> =
-                    content.have.iter().filter(|&i| !have.contains(i)).map(ChunkRange::one).collect();
-                self.lost(key, &gone);
-            }
+            Slow::Withdrawn { key, have } => self.withdrawn(key, &have),
         }
     }
 
@@ -394,41 +375,10 @@ impl Driver {
         self.retry_commands();
         self.keep_accounts();
         self.follow_more();
-        let since = now.since(self.last_checkpoint);
-        if !self.checkpointing && checkpoint_due(since, self.checkpoint_took, self.dirty_bytes) {
-            self.dirty_bytes = 0;
-            self.checkpointing = true;
-            self.last_checkpoint = now;
+        if self.checkpoints.begin(now) {
             let store = self.store.clone();
             self.slowly(move || Slow::Checkpointed(store.checkpoint()));
         }
-    }
-
-    /// A chunk is held from now on: it came from a peer, or (`None`) was copied from another content of ours.
-    fn stored(&mut self, key: ContentKey, chunk: ChunkIndex, from: Option<PeerKey>, data_len: u64) {
-        let now = self.clock.now();
-        self.dirty_bytes += data_len;
-        if let Some(content) = self.contents.get_mut(key) {
-            content.have.insert(chunk);
-            content.held_bytes += data_len;
-            if let Some(fetch) = &mut content.fetch {
-                fetch.last_progress = now;
-            }
-            let mut i = 0;
-            while i < content.watchers.len() {
-                if content.watchers[i].0 == chunk {
-                    let _ = content.watchers.swap_remove(i).1.send(());
-                } else {
-                    i += 1;
-                }
-            }
-        }
-        match from {
-            Some(from) => self.engine.handle_store(now, StoreResult::Stored { content: key, chunk, from }),
-            None => self.engine.handle_content(now, key, ContentEvent::Held(ChunkRange::one(chunk))),
-        }
-        self.bitswap_news();
-        self.provide(key);
     }
 
     /// Runs something slow on a thread that may block; its result comes back to the loop.
@@ -464,85 +414,6 @@ impl Driver {
         }
     }
 
-    /// The engine hears of a content, and of what we hold of it.
-    pub(super) fn activate(&mut self, key: ContentKey, want: bool) {
-        let now = self.clock.now();
-        let Some(content) = self.contents.get_mut(key).filter(|c| !c.active) else { return };
-        content.active = true;
-        if content.paused {
-            // Before all else, so that nobody is told that it is wanted.
-            self.engine.handle_content(now, key, ContentEvent::Added { want: false });
-            self.engine.handle_content(now, key, ContentEvent::Paused(true));
-        }
-        self.engine.handle_content(now, key, ContentEvent::Added { want });
-        self.limit_content(key);
-        let Some(content) = self.contents.get(key) else { return };
-        if !want {
-            let len =
-                u32::try_from(content.held_bytes / u64::from(content.have.len().max(1))).unwrap_or(u32::MAX);
-            self.engine.handle_content(now, key, ContentEvent::Grew { count: content.chunks, len });
-            self.engine.handle_content(now, key, ContentEvent::ManifestComplete);
-            for range in content.have.ranges() {
-                self.engine.handle_content(now, key, ContentEvent::Held(range));
-            }
-        }
-    }
-
-    pub(super) fn deactivate(&mut self, key: ContentKey) {
-        let now = self.clock.now();
-        self.bitswap_forgets(key);
-        self.bitswap_serves_anew();
-        let Some(content) = self.contents.get_mut(key) else { return };
-        if std::mem::take(&mut content.active) {
-            self.engine.handle_content(now, key, ContentEvent::Removed);
-        }
-        content.all_left();
-        content.fetch = None;
-        self.names.forget(key);
-        self.stop_providing(key);
-    }
-
-    pub(super) fn forget(&mut self, key: ContentKey) {
-        self.deactivate(key);
-        // Whoever is in its swarm is told so while its name is here.
-        self.carry_out();
-        self.contents.remove(key);
-    }
-
-    fn serve(&mut self, Known { info, have }: Known) {
-        if self.contents.get(info.key).is_some_and(|c| c.active && c.complete) {
-            return;
-        }
-        self.deactivate(info.key);
-        let mut content = Content::of(&info, have);
-        content.seeding = true;
-        content.paused = self.paused.contains(&info.root);
-        let paused = content.paused;
-        self.contents.insert(info.key, content);
-        self.bitswap_serves_anew();
-        self.provide(info.key);
-        if paused {
-            self.rest(info.key);
-        }
-    }
-
-    pub(super) fn lost(&mut self, key: ContentKey, ranges: &[ChunkRange]) {
-        let now = self.clock.now();
-        let Some(content) = self.contents.get_mut(key) else { return };
-        for &range in ranges {
-            content.have.remove_range(range);
-            if content.active {
-                self.engine.handle_content(now, key, ContentEvent::Lost(range));
-            }
-        }
-    }
-
-    /// A file turned out to have changed: what else of the content is no longer held?
-    fn recheck(&mut self, key: ContentKey) {
-        let store = self.store.clone();
-        self.slowly(move || Slow::Withdrawn { key, have: store.have(key).unwrap_or_default() });
-    }
-
     pub(super) fn faulty(&mut self, peer: PeerKey, fault: Fault) {
         let now = self.clock.now();
         self.engine.handle_peer(now, peer, PeerEvent::Faulty(fault));
@@ -568,12 +439,6 @@ impl Driver {
     }
 }
 
-/// Whether a checkpoint is to be made: so long after the last one, which took that long, with so many bytes written.
-fn checkpoint_due(since: Duration, took: Duration, dirty_bytes: u64) -> bool {
-    let every = CHECKPOINT_EVERY.max(took * CHECKPOINT_SHARE);
-    dirty_bytes > 0 && (since >= every || dirty_bytes >= CHECKPOINT_BYTES)
-}
-
 /// What the loop takes in.
 pub struct DriverInputs {
     calls: mpsc::Receiver<Call>,
@@ -587,29 +452,5 @@ async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(t) => tokio::time::sleep_until(t).await,
         None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_checkpoint_waits_five_seconds_or_until_much_was_written() {
-        let (ms, quick) = (Duration::from_millis, Duration::from_millis(20));
-        assert!(!checkpoint_due(ms(4_999), quick, 1));
-        assert!(checkpoint_due(ms(5_000), quick, 1));
-        assert!(!checkpoint_due(ms(10_000), quick, 0), "nothing was written");
-        assert!(!checkpoint_due(ms(10), quick, CHECKPOINT_BYTES - 1));
-        assert!(checkpoint_due(ms(10), quick, CHECKPOINT_BYTES));
-    }
-
-    #[test]
-    fn a_slow_disk_is_left_three_quarters_of_the_time() {
-        let slow = Duration::from_secs(2);
-        assert!(!checkpoint_due(Duration::from_secs(7), slow, 1));
-        assert!(checkpoint_due(Duration::from_secs(8), slow, 1));
-        // What a power cut may cost is bounded all the same.
-        assert!(checkpoint_due(Duration::from_secs(3), slow, CHECKPOINT_BYTES));
     }
 }

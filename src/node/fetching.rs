@@ -285,7 +285,7 @@ impl Driver {
         let Some(content) = self.contents.get_mut(key) else { return };
         content.complete = true;
         // Its bytes are to be synced with the next checkpoint.
-        self.dirty_bytes = self.dirty_bytes.max(1);
+        self.checkpoints.noted();
         let Some(fetch) = content.fetch.take() else { return };
         self.names.forget(key);
         let link = Link { size: Some(size), name: content.name.clone(), ..Link::new(content.root) };
