@@ -281,7 +281,11 @@ impl Counter<'_> {
         }
         let Some(control) = self.context.control.upgrade() else { return };
         let now = Instant::now();
-        let at = self.context.uplink().clock(now);
+        let at = {
+            let mut uplink = self.context.uplink();
+            uplink.takes(now);
+            uplink.clock(now)
+        };
         let _ = control.try_send(Message::Received { bytes: self.bytes + filled as u64, at });
         self.said = Some(now);
     }

@@ -17,8 +17,12 @@
 //! packets are lost a queue is full, however fast it grew: connections that waited for something lost send all at once what
 //! they hold.
 //!
-//! Nobody waits until several links have been busy for a while, while one link alone sends (its connection knows
-//! best), or where the way out is so fast that a timer is too coarse.
+//! Nobody waits until several links have been busy for a while, or where the way out is so fast that a timer is too coarse.
+//!
+//! While one link alone sends its connection knows best, until it searches: BBR sends next to nothing for 200 ms whenever it has
+//! met no smaller round trip for ten seconds (`congestion.rs`). So who sends alone for almost as long has a pace too, if the
+//! kernel can be asked not to search, and until something else is sent or comes: what one receiver takes says nothing of what others
+//! do, and two that send each other chunks took 2 % longer with it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -75,6 +79,8 @@ const LATELY: f64 = 2.0;
 const LATEST: f64 = 0.1;
 /// So long after something was lost all that is told of is taken for a queue.
 const OVERFLOWS: Duration = Duration::from_secs(3);
+/// Who has sent alone for so long, and taken nothing, and then for as long as is measured, has a pace before its connection searches.
+const ALONE: Duration = Duration::from_secs(7);
 /// A link sends if it did within this.
 const ACTIVE: Duration = Duration::from_millis(500);
 /// How long the least delay is remembered, half of it.
@@ -99,6 +105,8 @@ struct Path {
     writes: bool,
     /// It says what has come.
     answers: bool,
+    /// Alone it has no pace any more: its connection finds more, or searches all the same.
+    own: bool,
     receipts: Receipts,
 }
 
@@ -139,6 +147,8 @@ pub struct Uplink {
     paced: Paced,
     paths: BTreeMap<u64, Path>,
     phase: Phase,
+    /// The pace is that of one link which sends alone.
+    alone: bool,
     /// Bytes a second that the way out carries, and that may be sent now.
     capacity: f64,
     rate: f64,
@@ -160,8 +170,12 @@ pub struct Uplink {
     /// Packets that were lost, and when that was seen last.
     lost: u64,
     lost_at: Option<Instant>,
+    /// How often a connection said that it searches all the same.
+    searching: u64,
     aged_at: Instant,
-    several_at: Instant,
+    /// When those that share the pace sent last, and since when no more than one link sends, all the time.
+    shared_at: Instant,
+    alone_since: Instant,
 }
 
 impl Uplink {
@@ -171,6 +185,7 @@ impl Uplink {
             paced,
             paths: BTreeMap::new(),
             phase: Phase::Free,
+            alone: false,
             capacity: f64::MAX,
             rate: f64::MAX,
             next: now,
@@ -185,8 +200,10 @@ impl Uplink {
             late: 0.0,
             lost: 0,
             lost_at: None,
+            searching: 0,
             aged_at: now,
-            several_at: now,
+            shared_at: now,
+            alone_since: now,
         }
     }
 
@@ -197,6 +214,14 @@ impl Uplink {
 
     fn micros(&self, now: Instant) -> i64 {
         i64::try_from(self.clock(now)).unwrap_or(i64::MAX)
+    }
+
+    /// Something comes at the same time: who gives and takes is not alone with its receiver.
+    pub fn takes(&mut self, now: Instant) {
+        self.alone_since = now;
+        if self.alone {
+            self.free();
+        }
     }
 
     /// This link's peer says what comes.
@@ -234,7 +259,7 @@ impl Uplink {
         path.writes = true;
         let answers = path.answers;
         let mut at = now;
-        if answers && self.phase != Phase::Free && self.several(now) {
+        if answers && self.phase != Phase::Free && self.shares(now) {
             if !self.waiting.contains(&link) {
                 self.waiting.push_back(link);
             }
@@ -274,11 +299,40 @@ impl Uplink {
         Ok(())
     }
 
-    /// Whether more than one link sends.
-    fn several(&self, now: Instant) -> bool {
-        let active =
-            |p: &&Path| p.answers && p.sent_at.is_some_and(|t| now.saturating_duration_since(t) < ACTIVE);
-        self.paths.values().filter(active).count() >= 2
+    /// The links that send.
+    fn sending(&self, now: Instant) -> impl Iterator<Item = &Path> {
+        let active = move |p: &&Path| {
+            p.answers && p.sent_at.is_some_and(|t| now.saturating_duration_since(t) < ACTIVE)
+        };
+        self.paths.values().filter(active)
+    }
+
+    /// Whether what is sent is to have a pace, or has it: that of several links, or of one that is alone for long.
+    fn shares(&self, now: Instant) -> bool {
+        match (self.sending(now).nth(1).is_some(), self.phase) {
+            (more, Phase::Free) => more || self.is_alone_for_long(now),
+            (more, _) => more != self.alone && self.sending(now).next().is_some(),
+        }
+    }
+
+    /// Whether one link has sent alone for so long that it is to have a pace.
+    fn is_alone_for_long(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.alone_since) > ALONE && self.sending(now).all(|p| !p.own)
+    }
+
+    /// Nobody waits any more.
+    fn free(&mut self) {
+        (self.phase, self.alone) = (Phase::Free, false);
+        self.epochs.clear();
+    }
+
+    /// One that had a pace alone has none again.
+    fn free_alone(&mut self, now: Instant) {
+        let paths = self.paths.values_mut();
+        paths
+            .filter(|p| p.sent_at.is_some_and(|t| now.saturating_duration_since(t) < ACTIVE))
+            .for_each(|p| p.own = true);
+        self.free();
     }
 
     /// Whether there is no other link to choose from.
@@ -352,19 +406,32 @@ impl Uplink {
             self.lost_at = Some(now);
         }
         let queue = self.queue(now).map(|told| self.believe(told, took));
-        let several = self.several(now);
-        if several {
-            self.several_at = now;
-        } else if now.saturating_duration_since(self.several_at) > FORGET {
-            self.phase = Phase::Free;
+        let sending = self.sending(now).count();
+        let held_up = self.paths.values().filter(|p| p.answers && p.writes).count() >= sending.clamp(1, 2);
+        if sending != 1 || took > PAUSED && !held_up {
+            self.alone_since = now;
         }
-        let held_up = self.paths.values().filter(|p| p.answers && p.writes).count() >= 2;
-        if self.phase == Phase::Free && (!several || took > PAUSED && !held_up) {
+        let searching = self.paced.searching();
+        if std::mem::replace(&mut self.searching, searching) != searching && self.alone {
+            self.free_alone(now);
+        }
+        if self.alone && sending != 1 {
+            self.free();
+        }
+        // Who is left of several keeps what they had.
+        self.alone |= self.phase == Phase::Steady && sending == 1 && self.is_alone_for_long(now);
+        let shares = self.shares(now);
+        if shares {
+            self.shared_at = now;
+        } else if now.saturating_duration_since(self.shared_at) > FORGET {
+            self.free();
+        }
+        if self.phase == Phase::Free && (!shares || took > PAUSED && !held_up) {
             self.epochs.clear();
         }
         let held = self.held[0] && self.held[1];
         self.held = [false, self.held[0]];
-        let busy = if self.phase == Phase::Free { several } else { held };
+        let busy = if self.phase == Phase::Free { shares } else { held };
         if busy {
             let came = self.arrivals(now, SECOND);
             self.epochs.push_back(Epoch { came, queue });
@@ -376,22 +443,32 @@ impl Uplink {
         self.decide(now, took.as_secs_f64().min(0.5), queue, held);
     }
 
+    /// Faster from now on, until a queue stands.
+    fn climb(&mut self, now: Instant) {
+        (self.phase, self.rate) = (Phase::Climb(false), self.capacity);
+        self.side = (1, now);
+    }
+
     fn decide(&mut self, now: Instant, took: f64, queue: Option<f64>, held: bool) {
         let target = self.target();
         match self.phase {
             Phase::Free => {
                 if let Some(measured) = self.busy().filter(|rate| *rate < FAST) {
                     self.capacity = measured.max(SLOW);
-                    self.rate = self.capacity * DRAIN.0;
-                    self.phase = Phase::Drain(now);
+                    let alone = self.sending(now).nth(1).is_none();
+                    self.alone = alone;
+                    if alone {
+                        // What queues is in its own connection, and goes out while that is slowed down.
+                        self.climb(now);
+                    } else {
+                        (self.phase, self.rate) = (Phase::Drain(now), self.capacity * DRAIN.0);
+                    }
                     self.epochs.clear();
                 }
             }
             Phase::Drain(since) => {
                 if queue.is_some_and(|q| q <= target) || now.saturating_duration_since(since) > DRAIN.1 {
-                    self.phase = Phase::Climb(false);
-                    self.rate = self.capacity;
-                    self.side = (1, now);
+                    self.climb(now);
                 }
             }
             Phase::Climb(stood) => {
@@ -437,8 +514,11 @@ impl Uplink {
         let found = !matches!(self.phase, Phase::Free | Phase::Drain(_));
         let gone = self.side.0 > 0 && now.saturating_duration_since(self.side.1) > GONE;
         if found && (gone || self.capacity > FAST) {
-            self.phase = Phase::Free;
-            self.epochs.clear();
+            if self.alone {
+                self.free_alone(now);
+            } else {
+                self.free();
+            }
         }
         self.paced.set(self.phase == Phase::Steady);
     }

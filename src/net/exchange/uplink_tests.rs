@@ -59,6 +59,8 @@ struct World {
     held_up: bool,
     /// What arrives is passed on late now and then, by this at the most.
     late: f64,
+    /// Connections go on searching whether there is a pace or not.
+    searching: bool,
     /// Who finds a longer queue on the way out, in seconds, loses a packet, which is sent again at once.
     overflows: f64,
 }
@@ -98,6 +100,7 @@ impl World {
             busy: 1.0,
             held_up: false,
             late: 0.0,
+            searching: false,
             overflows: f64::MAX,
         }
     }
@@ -180,6 +183,9 @@ impl World {
         if !r.near {
             self.free_at = out;
         }
+        if self.searching && self.paced.get() {
+            self.paced.search();
+        }
         self.paced.lose(u32::from(out - leaves > self.overflows));
         let arrives = r.free_at.max(out) + PIECE as f64 / r.rate;
         r.free_at = arrives;
@@ -235,8 +241,74 @@ fn several_links_fill_the_way_out_and_its_queue_stays_short() {
 #[test]
 fn one_link_alone_waits_for_nothing() {
     let mut w = World::new(&[(0.0, 2e6)], &[QUICK]);
-    w.run(20.0);
+    w.run(7.0);
     assert!(!w.waited);
+    // Nor for long, if its connection searches nevertheless; and then never again.
+    w.searching = true;
+    w.run(11.0);
+    w.waited = false;
+    w.run(60.0);
+    assert!(!w.waited && !w.paced.get());
+    assert!(w.rate(7.0, 11.0, |_| true) > 0.99 * 2e6, "{}", w.rate(7.0, 11.0, |_| true));
+}
+
+/// A lone connection lost a quarter of a second every ten: BBR looked for the smallest round trip (ProbeRTT).
+#[test]
+fn one_link_that_is_alone_for_long_has_a_pace_before_its_connection_searches() {
+    for capacity in [0.3e6, 2e6, 3e6] {
+        let mut w = World::new(&[(0.0, capacity)], &[QUICK]);
+        w.run(9.5);
+        assert!(w.paced.get(), "{capacity}");
+        w.run(40.0);
+        assert!(w.paced.get(), "{capacity}");
+        let rate = w.rate(7.0, 40.0, |_| true) / capacity;
+        assert!(rate > 0.98, "{capacity}: {rate}");
+        let queue = w.queue(12.0, 40.0);
+        assert!(queue < 0.045 + PIECE as f64 / capacity, "{capacity}: {queue}");
+    }
+}
+
+/// Of a seed and two leechers each leecher sends to one alone, and takes what both send: with a pace that took 2 % longer.
+#[test]
+fn one_alone_that_takes_chunks_too_has_no_pace() {
+    let mut w = World::new(&[(0.0, 2e6)], &[QUICK]);
+    for tenth in 1..200u32 {
+        w.run(f64::from(tenth) / 10.0);
+        w.uplink.takes(w.start + Duration::from_millis(100) * tenth);
+    }
+    assert!(!w.waited);
+    w.run(30.0);
+    assert!(w.paced.get());
+    w.uplink.takes(w.start + Duration::from_secs(30));
+    w.run(30.2);
+    assert!(!w.paced.get());
+}
+
+/// Who has a pace alone may have it because it takes no more itself.
+#[test]
+fn whoever_joins_one_alone_is_not_held_to_its_pace() {
+    let mut w = World::new(&[(0.0, 2e6)], &[0.2e6, QUICK]);
+    w.due.retain(|Reverse((_, next))| *next == Next::Write(0));
+    w.run(20.0);
+    assert!(w.paced.get());
+    w.at(20.0, Next::Write(1));
+    w.run(21.0);
+    assert!(w.rate(20.1, 21.0, |l| l == 1) > 0.8 * 2e6, "{}", w.rate(20.1, 21.0, |l| l == 1));
+    // And both together have one of their own.
+    w.run(26.0);
+    w.waited = false;
+    w.run(28.0);
+    assert!(w.paced.get() && w.waited);
+}
+
+#[test]
+fn one_alone_that_pauses_is_alone_anew() {
+    let mut w = World::new(&[(0.0, 2e6)], &[QUICK]);
+    w.pause = (6.0, 6.8);
+    w.run(13.0);
+    assert!(!w.waited);
+    w.run(16.5);
+    assert!(w.paced.get());
 }
 
 #[test]
@@ -254,8 +326,15 @@ fn connections_are_told_while_there_is_a_pace() {
     w.run(12.0);
     assert!(w.paced.get());
     w.ends = Some(1);
+    w.run(12.6);
+    w.waited = false;
+    w.run(18.5);
+    assert!(!w.waited, "the other is alone");
+    w.run(21.0);
+    assert!(w.paced.get() && w.waited, "it is alone for long");
+    w.searching = true;
     w.run(30.0);
-    assert!(!w.paced.get(), "the other is alone");
+    assert!(!w.paced.get(), "its connection searches nevertheless");
 }
 
 #[test]

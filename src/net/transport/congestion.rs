@@ -7,7 +7,8 @@
 //! what merely slows down when something is lost. Who loses more than a little gets BBR back for good: such a path is what BBR is
 //! for. A system that uses something else by itself is left alone.
 //!
-//! While there is a pace, whoever keeps it is told what is lost: that is what a full queue does, and no lateness.
+//! While there is a pace, whoever keeps it is told what is lost: that is what a full queue does, and no lateness. And that a
+//! connection searches all the same, or never did: to one that sends alone a pace is of no use then.
 
 use std::io;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub struct Paced(Arc<Shared>);
 struct Shared {
     paced: AtomicBool,
     lost: AtomicU64,
+    searching: AtomicU64,
 }
 
 impl Paced {
@@ -43,6 +45,16 @@ impl Paced {
 
     pub fn get(&self) -> bool {
         self.0.paced.load(Ordering::Relaxed)
+    }
+
+    /// A connection that sends goes on as the system made it.
+    pub fn search(&self) {
+        self.0.searching.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often one said so.
+    pub fn searching(&self) -> u64 {
+        self.0.searching.load(Ordering::Relaxed)
     }
 
     /// So many packets more were sent again.
@@ -116,6 +128,9 @@ impl Congestion {
             match kernel.resent() {
                 Ok(resent) => self.looked(kernel, resent),
                 Err(_) => self.state = State::Settled,
+            }
+            if self.state == State::Settled {
+                self.paced.search();
             }
         }
     }
@@ -340,6 +355,28 @@ mod tests {
                 both.iter_mut().for_each(|one| one.sent(LOOK as usize, &kernel));
                 assert_eq!(paced.lost(), all, "{own}, paced: {pace}");
             }
+        }
+    }
+
+    #[test]
+    fn who_searches_although_there_is_a_pace_says_so() {
+        for (own, allowed, per_mille, searches) in [
+            ("bbr", ALL, 0, false),
+            ("bbr", ALL, 30, true),
+            ("bbr", &["bbr"][..], 0, true),
+            ("cubic", ALL, 0, true),
+        ] {
+            let (paced, kernel) = (Paced::default(), Fake::new(own, allowed));
+            let mut one = Congestion::new(paced.clone());
+            send(&mut one, &kernel, 2, per_mille);
+            assert_eq!(paced.searching(), 0, "there is none");
+            paced.set(true);
+            send(&mut one, &kernel, 2, per_mille);
+            let before = paced.searching();
+            assert_eq!(before > 0, searches, "{own}, {allowed:?}, {per_mille}");
+            // Whoever has a pace later is told, too.
+            send(&mut one, &kernel, 1, per_mille);
+            assert_eq!(paced.searching() > before, searches);
         }
     }
 
