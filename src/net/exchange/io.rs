@@ -369,21 +369,39 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(60), what).await.unwrap()
     }
 
+    fn context(inbound: mpsc::Sender<Inbound>, control: &mpsc::Sender<Message>) -> Context {
+        Context {
+            peer: PeerId::random(),
+            link: 7,
+            inbound,
+            pool: BufPool::new(1),
+            uplink: Arc::new(Mutex::new(Uplink::new(Instant::now(), Paced::default()))),
+            control: control.downgrade(),
+        }
+    }
+
+    /// Whoever takes chunks is not alone with its receiver (`uplink.rs`), and learns of it where it says what has come.
+    #[test]
+    fn who_says_what_has_come_is_not_alone() {
+        let (inbound, _news) = mpsc::channel(1);
+        let (control, mut said) = mpsc::channel(1);
+        let context = context(inbound, &control);
+        let start = context.uplink().is_alone_since();
+        // However coarse the clock is.
+        while Instant::now() == start {}
+        Counter { context: &context, bytes: 0, said: None }.say(1_000);
+        assert!(matches!(said.try_recv(), Ok(Message::Received { bytes: 1_000, .. })));
+        assert!(context.uplink().is_alone_since() > start);
+    }
+
     /// Who stopped writing since its connection took no more has not paused; who has nothing to write has (`uplink.rs`).
     #[tokio::test]
     async fn a_link_rests_when_what_it_had_to_send_is_written_and_not_before() {
         let (ours, mut theirs) = tokio::io::duplex(CHUNK / 2);
         let (inbound, mut news) = mpsc::channel(1);
         let (control, _control) = mpsc::channel(1);
-        let uplink = Arc::new(Mutex::new(Uplink::new(Instant::now(), Paced::default())));
-        let context = Context {
-            peer: PeerId::random(),
-            link: 7,
-            inbound,
-            pool: BufPool::new(1),
-            uplink: Arc::clone(&uplink),
-            control: control.downgrade(),
-        };
+        let context = context(inbound, &control);
+        let uplink = Arc::clone(&context.uplink);
         let writes = || uplink.lock().unwrap().writes(7);
         let (send, queue) = mpsc::channel(2);
         let writer = tokio::spawn(write_data(context, ours.compat(), queue));

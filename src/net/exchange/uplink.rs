@@ -247,6 +247,11 @@ impl Uplink {
     }
 
     #[cfg(test)]
+    pub fn is_alone_since(&self) -> Instant {
+        self.alone_since
+    }
+
+    #[cfg(test)]
     pub fn writes(&self, link: u64) -> bool {
         self.paths.get(&link).is_some_and(|p| p.writes)
     }
