@@ -9,6 +9,7 @@ mod handler;
 mod io;
 mod link;
 mod pace;
+mod queue;
 mod receipts;
 mod upgrade;
 mod uplink;

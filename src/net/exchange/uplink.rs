@@ -4,18 +4,12 @@
 //! full, a tenth of what they send is dropped there, and each request and acknowledgement waits as long as each chunk
 //! does. BitTorrent's answer is LEDBAT (RFC 6817): watch how long what is sent is under way, and send so much that
 //! the queue stays short. Here the rate is the node's and not a connection's, and the delay is the least of what
-//! several peers tell, so that no slow receiver, and no liar, holds anybody else up.
+//! several peers tell (`queue.rs`), so that no slow receiver, and no liar, holds anybody else up.
 //!
 //! What the way out carries is first measured, by what peers say that has come while a queue stood. Then what stands
 //! in queues is let out, the rate grows until a queue stands again, and from there on it follows the queue: at once by
 //! a part, and lastingly by the least queue of the last second (CoDel's measure, RFC 8289): a connection that is slow
 //! for a moment looks like a queue, yet where the rate is too low there is none again and again.
-//!
-//! Not everything that is late stood in our queue: a radio link, or a machine that is short of processors, delays for a moment
-//! whatever comes. That looks like a queue which grows faster than anything we send could make it, so it is told apart; the longer
-//! such moments are, the longer is the queue that is aimed at, since whoever is late lets a shorter one run dry. Yet where
-//! packets are lost a queue is full, however fast it grew: connections that waited for something lost send all at once what
-//! they hold.
 //!
 //! Nobody waits until several links have been busy for a while, or where the way out is so fast that a timer is too coarse.
 //!
@@ -27,11 +21,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use super::queue::Queue;
 use super::receipts::Receipts;
 use crate::net::transport::Paced;
 
-/// The queue that is aimed at where nothing is late, in seconds: what a scheduler may be late by is less, what a router holds more.
-const TARGET: f64 = 0.020;
 /// A queue of this stands, and is no chance.
 const STANDS: f64 = 0.010;
 /// How often the rate is thought over.
@@ -49,15 +42,14 @@ const SECOND: Duration = Duration::from_secs(1);
 const DRAIN: (f64, Duration) = (0.5, Duration::from_millis(1_500));
 /// How much the rate grows in a second until a queue stands for two epochs, and how much of that is taken back then.
 const CLIMB: (f64, f64) = (0.2, 0.06);
-/// What one [`TARGET`] more or less of the queue changes at once, and how many of them count at the most.
+/// What a queue longer or shorter by the one that is aimed at changes at once, and how many of these count at the most.
 const AT_ONCE: f64 = 0.09;
 const MOST_OFF: f64 = 3.0;
-/// If of the queues that were told in so many epochs the least is less than this, and most are less than the [`TARGET`],
-/// the rate is lastingly too low.
+/// If of the queues that were told in so many epochs one is none, and most are less than the one that is aimed at, the rate
+/// is lastingly too low.
 const LEAST_OF: usize = 10;
-const LEAST: f64 = 0.003;
 /// How much it grows in a second then: that doubles each second, up to the second number. And how much less it is after
-/// a second with a queue of twice the [`TARGET`].
+/// a second with a queue twice as long as is aimed at.
 const LASTING: (f64, f64, f64) = (0.025, 0.8, 0.01);
 /// The rate is never more than so much of the most that came in one second of the last two, or so much while it grows to find a queue.
 const ABOVE: (f64, usize) = (1.12, 20);
@@ -66,19 +58,6 @@ const ABOVE_CLIMBING: f64 = 1.25;
 /// or somebody has come who is nearer: nobody waits until it is found anew.
 const SHY: Duration = Duration::from_millis(1_500);
 const GONE: Duration = Duration::from_secs(3);
-/// A delay counts for so long: less than the rate takes to change the queue (TARGET / AT_ONCE is 220 ms), or what a queue
-/// that grows is answered by comes too late, and it swings.
-const FRESH: Duration = Duration::from_millis(150);
-const DELAYS: usize = 64;
-/// What a queue may grow by in a second, in seconds, beside a lump of so many bytes: no link's turn is less. How much more it
-/// seems to grow in an epoch, on average over so many seconds, is how late things are.
-const GROWS: f64 = 0.05;
-const LUMP: f64 = 16e3;
-const LATELY: f64 = 2.0;
-/// One epoch counts as so late at the most, in seconds.
-const LATEST: f64 = 0.1;
-/// So long after something was lost all that is told of is taken for a queue.
-const OVERFLOWS: Duration = Duration::from_secs(3);
 /// Who has sent alone for so long, and taken nothing, and then for as long as is measured, has a pace before its connection searches.
 const ALONE: Duration = Duration::from_secs(7);
 /// A link sends if it did within this.
@@ -161,15 +140,7 @@ pub struct Uplink {
     /// Whether the rate is lastingly too low (1) or too high (-1), and since when.
     side: (i8, Instant),
     epochs: VecDeque<Epoch>,
-    /// When a queue was told of, and how long it is in seconds.
-    delays: VecDeque<(Instant, f64)>,
-    /// The queue that was told of last, what was believed of it, and how late things are, in seconds.
-    told: f64,
-    believed: f64,
-    late: f64,
-    /// Packets that were lost, and when that was seen last.
-    lost: u64,
-    lost_at: Option<Instant>,
+    queue: Queue,
     /// How often a connection said that it searches all the same.
     searching: u64,
     aged_at: Instant,
@@ -194,12 +165,7 @@ impl Uplink {
             held: [false; 2],
             side: (0, now),
             epochs: VecDeque::new(),
-            delays: VecDeque::new(),
-            told: 0.0,
-            believed: 0.0,
-            late: 0.0,
-            lost: 0,
-            lost_at: None,
+            queue: Queue::default(),
             searching: 0,
             aged_at: now,
             shared_at: now,
@@ -296,10 +262,7 @@ impl Uplink {
     pub fn came(&mut self, link: u64, bytes: u64, at: u64, now: Instant) -> Result<(), &'static str> {
         let told = self.paths.entry(link).or_default().receipts.came(bytes, at)?;
         if let Some(queue) = told {
-            self.delays.push_back((now, queue as f64 / 1e6));
-            if self.delays.len() > DELAYS {
-                self.delays.pop_front();
-            }
+            self.queue.tell(now, queue as f64 / 1e6);
         }
         Ok(())
     }
@@ -345,47 +308,6 @@ impl Uplink {
         self.paths.keys().all(|l| *l == link)
     }
 
-    /// The least that was told of late.
-    fn queue(&mut self, now: Instant) -> Option<f64> {
-        while self.delays.front().is_some_and(|(t, _)| now.saturating_duration_since(*t) > FRESH) {
-            self.delays.pop_front();
-        }
-        self.delays.iter().map(|d| d.1).min_by(f64::total_cmp)
-    }
-
-    /// How much of the queue that is told of can be one: while the pace is steady it grows by what is sent beyond what the way
-    /// out carries, and no faster. What grows faster is lateness, and is learned.
-    fn believe(&mut self, told: f64, took: Duration) -> f64 {
-        let before = std::mem::replace(&mut self.told, told);
-        if self.phase != Phase::Steady {
-            (self.late, self.believed) = (0.0, told);
-            return told;
-        }
-        let overflows = self.overflows();
-        let (took, lump) = (took.as_secs_f64(), LUMP / self.capacity);
-        let most = GROWS * took;
-        let more = if overflows { 0.0 } else { (told - before - most - 2.0 * lump).clamp(0.0, LATEST) };
-        self.late += (more - self.late) * (took / LATELY).min(1.0);
-        if overflows {
-            self.believed = told;
-            return told;
-        }
-        // Where nobody is late a lump more is one.
-        let lumps = if self.late < lump / 2.0 { lump } else { 0.0 };
-        self.believed = told.min(self.believed + most + lumps);
-        self.believed
-    }
-
-    /// Whether something was lost lately.
-    fn overflows(&self) -> bool {
-        self.lost_at.is_some_and(|t| self.epoch_at.saturating_duration_since(t) < OVERFLOWS)
-    }
-
-    /// The queue that is aimed at, in seconds.
-    fn target(&self) -> f64 {
-        TARGET + self.late
-    }
-
     /// Bytes a second that came in the last `span` of which all is known.
     fn arrivals(&self, now: Instant, span: Duration) -> f64 {
         let micros = |d: Duration| i64::try_from(d.as_micros()).unwrap_or(i64::MAX);
@@ -406,11 +328,11 @@ impl Uplink {
             self.aged_at = now;
             self.paths.values_mut().for_each(|p| p.receipts.grow_older());
         }
-        let lost = self.paced.lost();
-        if std::mem::replace(&mut self.lost, lost) != lost {
-            self.lost_at = Some(now);
-        }
-        let queue = self.queue(now).map(|told| self.believe(told, took));
+        self.queue.lose(now, self.paced.lost());
+        let queue = self.queue.least(now).map(|told| match self.phase {
+            Phase::Steady => self.queue.believe(now, told, took, self.capacity),
+            _ => self.queue.trust(told),
+        });
         let sending = self.sending(now).count();
         let held_up = self.paths.values().filter(|p| p.answers && p.writes).count() >= sending.clamp(1, 2);
         if sending != 1 || took > PAUSED && !held_up {
@@ -455,7 +377,7 @@ impl Uplink {
     }
 
     fn decide(&mut self, now: Instant, took: f64, queue: Option<f64>, held: bool) {
-        let target = self.target();
+        let target = self.queue.target();
         match self.phase {
             Phase::Free => {
                 if let Some(measured) = self.busy().filter(|rate| *rate < FAST) {
@@ -550,7 +472,7 @@ impl Uplink {
     /// Whether less is sent than the way out carries: there is no queue again and again, and seldom a long one.
     fn is_slow(&self) -> bool {
         let told = || self.epochs.iter().rev().take(LEAST_OF).filter_map(|e| e.queue);
-        let (least, target) = (LEAST + self.late / 4.0, self.target());
+        let (least, target) = (self.queue.least_that_stands(), self.queue.target());
         let short = told().filter(|q| *q < target).count();
         self.epochs.len() >= LEAST_OF && told().any(|q| q < least) && 2 * short > told().count()
     }

@@ -311,6 +311,19 @@ fn one_alone_that_pauses_is_alone_anew() {
     assert!(w.paced.get());
 }
 
+/// Its connection finds what the way out carries now; a pace would have to be given up again and again.
+#[test]
+fn one_alone_that_meets_no_queue_any_more_has_no_pace_any_more() {
+    let mut w = World::new(&[(0.0, 2e6), (12.0, 60e6), (30.0, 2e6)], &[QUICK]);
+    w.run(11.0);
+    assert!(w.paced.get());
+    w.run(30.0);
+    assert!(!w.paced.get());
+    w.waited = false;
+    w.run(50.0);
+    assert!(!w.waited && !w.paced.get());
+}
+
 #[test]
 fn on_a_fast_way_out_nobody_waits() {
     let mut w = World::new(&[(0.0, 50e6)], &[QUICK; 4]);
