@@ -98,7 +98,7 @@ impl Queue {
     }
 
     /// A queue that is shorter than this is none.
-    pub fn least_that_stands(&self) -> f64 {
+    pub fn none_below(&self) -> f64 {
         LEAST + self.late / 4.0
     }
 }
@@ -137,12 +137,12 @@ mod tests {
     #[test]
     fn what_grows_faster_than_anything_sent_could_make_it_is_lateness_and_is_aimed_beyond() {
         let mut queue = Queue::default();
-        let before = (queue.target(), queue.least_that_stands());
+        let before = (queue.target(), queue.none_below());
         let believed = jumps(&mut queue, Instant::now());
         assert!(believed < 0.02, "{believed}");
-        assert!(queue.target() > before.0 + 0.02 && queue.least_that_stands() > before.1 + 0.005);
+        assert!(queue.target() > before.0 + 0.02 && queue.none_below() > before.1 + 0.005);
         queue.trust(0.1);
-        assert_eq!((queue.target(), queue.least_that_stands()), before, "it is learned anew");
+        assert_eq!((queue.target(), queue.none_below()), before, "it is learned anew");
     }
 
     #[test]

@@ -472,7 +472,7 @@ impl Uplink {
     /// Whether less is sent than the way out carries: there is no queue again and again, and seldom a long one.
     fn is_slow(&self) -> bool {
         let told = || self.epochs.iter().rev().take(LEAST_OF).filter_map(|e| e.queue);
-        let (least, target) = (self.queue.least_that_stands(), self.queue.target());
+        let (least, target) = (self.queue.none_below(), self.queue.target());
         let short = told().filter(|q| *q < target).count();
         self.epochs.len() >= LEAST_OF && told().any(|q| q < least) && 2 * short > told().count()
     }

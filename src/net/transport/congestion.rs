@@ -332,8 +332,37 @@ mod tests {
         assert_eq!(*kernel.control.borrow(), "bbr");
     }
 
+    #[test]
+    fn what_was_lost_before_or_with_the_change_does_not_count() {
+        let (paced, kernel) = (Paced::default(), Fake::new("bbr", ALL));
+        let mut one = Congestion::new(paced.clone());
+        send(&mut one, &kernel, 5, 100);
+        paced.set(true);
+        one.sent(1_000, &kernel);
+        kernel.resent.set(kernel.resent.get() + FEW as u32);
+        send(&mut one, &kernel, 5, 0);
+        assert_eq!(*kernel.control.borrow(), "cubic");
+    }
+
+    /// However many packets each time costs: it is no path for CUBIC that loses something twice as often as is put up with.
+    #[test]
+    fn a_queue_that_overflows_again_and_again_brings_the_search_back() {
+        let (paced, kernel) = (Paced::default(), Fake::new("bbr", ALL));
+        let mut one = Congestion::new(paced.clone());
+        paced.set(true);
+        one.sent(1_000, &kernel);
+        let mut times = 0;
+        while *kernel.control.borrow() == "cubic" {
+            kernel.resent.set(kernel.resent.get() + 20);
+            one.sent((PACKET * ONE_IN / 2) as usize, &kernel);
+            times += 1;
+            assert!(times <= 2 * FEW + 2, "still {}", kernel.control.borrow());
+        }
+        assert!(times > FEW, "{times}");
+    }
+
     /// One of a seed's two connections lost sixteen packets when its queue overflowed and was back at BBR, the other lost none:
-    /// it had three quarters of the link for ten seconds, and one run in five of two leechers took a tenth longer.
+    /// it had three quarters of the link for ten seconds, and one run in six of two leechers took up to a tenth longer.
     #[test]
     fn a_queue_that_overflows_now_and_then_does_not_bring_the_search_back() {
         let (paced, kernel) = (Paced::default(), Fake::new("bbr", ALL));
