@@ -16,6 +16,7 @@ use libp2p::swarm::{
 };
 use libp2p::{Multiaddr, PeerId};
 
+use super::swarm::split_peer;
 use crate::dht::{Group, group_of_v4, group_of_v6};
 
 /// How far an address reaches.
@@ -249,6 +250,14 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Scoped<B> {
         let mut found = self.inner.handle_pending_outbound_connection(id, peer, addresses, role)?;
         found.retain(|a| self.may_dial(a));
         found.truncate(MAX_DIALED);
+        // kad and multicast DNS end an address with its peer, others do not, and the swarm would dial both.
+        for addr in &mut found {
+            if let (bare, Some(named)) = split_peer(addr)
+                && peer == Some(named)
+            {
+                *addr = bare;
+            }
+        }
         Ok(found)
     }
 
@@ -365,6 +374,26 @@ mod tests {
         assert_eq!(told(&listening(Audience::Lan, &[near, lan])), [lan]);
         assert_eq!(told(&listening(Audience::All, &[near, global, lan])), [global, lan]);
         assert_eq!(told(&listening(Audience::Wan, &[near, global, lan])), [global]);
+    }
+
+    /// kad and multicast DNS say `/p2p/ID` at the end, links and flags were read without it: of each such address two
+    /// connections were begun.
+    #[test]
+    fn an_address_is_dialled_once_whoever_says_it() {
+        use libp2p::kad::{self, store::MemoryStore};
+
+        let (own, peer, other) = (PeerId::random(), PeerId::random(), PeerId::random());
+        let mut s = Scoped::new(Audience::Lan, kad::Behaviour::new(own, MemoryStore::new(own)));
+        let direct: Multiaddr = "/ip4/10.0.0.1/tcp/1".parse().unwrap();
+        let relayed: Multiaddr = format!("/ip4/10.0.0.2/tcp/2/p2p/{other}/p2p-circuit").parse().unwrap();
+        for addr in [&direct, &relayed] {
+            s.inner.add_address(&peer, addr.clone());
+        }
+        let known = s.inner.kbucket(peer).unwrap().iter().next().unwrap().node.value.first().clone();
+        assert_eq!(known, direct.clone().with_p2p(peer).unwrap(), "what kad keeps");
+        let id = ConnectionId::new_unchecked(1);
+        let found = s.handle_pending_outbound_connection(id, Some(peer), &[], Endpoint::Dialer).unwrap();
+        assert_eq!(found, [direct, relayed]);
     }
 
     #[test]
